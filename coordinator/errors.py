@@ -1,0 +1,60 @@
+"""What can go wrong, said so that the reader knows what to do next."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CoordinatorError(Exception):
+    """Base of every error raised by the coordinator."""
+
+
+class InvalidValue(CoordinatorError, ValueError):
+    """A value that cannot be accepted; names the field, the value and what is allowed."""
+
+    def __init__(
+        self, field: str, value: object, allowed: str, choices: Iterable[str] = ()
+    ) -> None:
+        self.field, self.value, self.allowed = field, value, allowed
+        shown = repr(value)
+        if len(shown) > 80:
+            shown = f"{shown[:77]}... ({len(shown)} characters)"
+        near = difflib.get_close_matches(str(value), list(choices), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        super().__init__(f"{field}: {shown} is not allowed: {allowed}{hint}")
+
+
+class InvalidSetting(InvalidValue):
+    """A wrong setting; the message names it, its value and what is allowed."""
+
+
+class Refused(CoordinatorError):
+    """An operation that the present state does not allow; the message says the way out."""
+
+
+class UnknownJob(CoordinatorError, KeyError):
+    """No job of this id is known."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else "unknown job"
+
+
+class LedgerClosed(CoordinatorError):
+    """The ledger is being restored after Redis was wiped, restarted or failed over."""
+
+
+class LedgerUnavailable(CoordinatorError):
+    """Redis cannot be reached."""
+
+
+class StoreUnavailable(CoordinatorError):
+    """The database cannot be reached, so the job could not be accepted."""
+
+
+class JobStopped(CoordinatorError):
+    """Raised by ``checkpoint()`` inside a job that was canceled or released."""
+
+
+class NotRetryable(CoordinatorError):
+    """Raise it from a task to fail the job at once, without a retry."""

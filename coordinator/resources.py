@@ -1,0 +1,100 @@
+"""Resources: everything that can stop a job from running.
+
+A resource is written ``kind:name``. A job needs one unit of each of its resources, all or nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+
+from coordinator.errors import InvalidValue
+
+MODEL, SERIAL, INTEGRATION, ORG, QUEUE = "model", "serial", "integration", "org", "queue"
+
+#: The order in which the needs of a job are tried. The first that is full is where its class is parked,
+#: so the scarcest come first: what blocks longest is woken least often.
+KINDS = (MODEL, SERIAL, INTEGRATION, ORG, QUEUE)
+
+#: The one resource of serialized mode.
+SERIAL_RESOURCE = "serial"
+
+MAX_NAME = 200
+MAX_MODELS = 64
+
+_FORBIDDEN = re.compile(r"[\s|\x00-\x1f\x7f]")
+
+
+def check_name(field: str, value: object) -> str:
+    """Return ``value`` if it can name a model, org, queue or integration.
+
+    Raises:
+        InvalidValue: empty, longer than 200 characters, with white space or ``|``, or not a string.
+    """
+    if not isinstance(value, str) or not value or len(value) > MAX_NAME or _FORBIDDEN.search(value):
+        raise InvalidValue(
+            field, value, f"1 to {MAX_NAME} characters without white space, control characters or |"
+        )
+    return value
+
+
+def model_resource(model: str) -> str:
+    return f"{MODEL}:{model}"
+
+
+def queue_resource(queue: str) -> str:
+    return f"{QUEUE}:{queue}"
+
+
+def org_resource(queue: str, org: str) -> str:
+    return f"{ORG}:{queue}/{org}"
+
+
+def integration_resource(integration: str) -> str:
+    return f"{INTEGRATION}:{integration}"
+
+
+def kind_of(resource: str) -> str:
+    return resource.split(":", 1)[0]
+
+
+def needs_of(
+    queue: str,
+    models: Iterable[str] = (),
+    org: str | None = None,
+    integration: str | None = None,
+) -> tuple[str, ...]:
+    """Return the resources a job needs, in the order in which they are tried.
+
+    Args:
+        queue: the queue it runs on.
+        models: names of the models it needs; duplicates count once.
+        org: the organisation it runs for, if any.
+        integration: the integration it depends on, if any.
+
+    Raises:
+        InvalidValue: a name that cannot be one, or more than 64 models.
+    """
+    names = sorted({check_name("models", model) for model in models})
+    if len(names) > MAX_MODELS:
+        raise InvalidValue("models", f"{len(names)} models", f"at most {MAX_MODELS}")
+    needs = [model_resource(name) for name in names]
+    needs.append(SERIAL_RESOURCE)
+    if integration is not None:
+        needs.append(integration_resource(check_name("integration", integration)))
+    if org is not None:
+        needs.append(org_resource(check_name("queue", queue), check_name("org", org)))
+    needs.append(queue_resource(check_name("queue", queue)))
+    return tuple(needs)
+
+
+def class_of(needs: Sequence[str], priority: int) -> str:
+    """Return the id of the class of jobs that are interchangeable but for their order."""
+    text = f"{priority} {' '.join(needs)}"
+    return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
+
+
+def models_of(needs: Iterable[str]) -> tuple[str, ...]:
+    """Return the model names among ``needs``."""
+    return tuple(need.split(":", 1)[1] for need in needs if kind_of(need) == MODEL)

@@ -1,0 +1,283 @@
+"""Settings: Celery style with the prefix ``coordinator_``; the environment (``COORDINATOR_*``) wins."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from coordinator.errors import InvalidSetting
+from coordinator.resources import check_name
+
+PREFIX = "coordinator_"
+DATA_DIR = ".coordinator"
+
+#: How long a job of the shipped queues may run, in seconds.
+TIMEOUTS = {"selfplay": 2 * 3600.0, "training": 24 * 3600.0, "evaluation": 3600.0}
+SHIPPED_QUEUES = ("selfplay", "training", "evaluation", "maintenance")
+
+
+@dataclass(frozen=True)
+class QueueSettings:
+    """One queue.
+
+    Attributes:
+        workers: slots that ``coordinator up`` starts for it.
+        max_concurrency: jobs that may run on it at once, over all hosts.
+        max_per_org: jobs that one org may run on it at once.
+        max_org_percent: share of ``max_concurrency`` that one org may use, in percent.
+        paused: whether the queue starts paused when it is first seen.
+        timeout: seconds a job may run, or None.
+    """
+
+    workers: int = 1
+    max_concurrency: int = 100
+    max_per_org: int = 10
+    max_org_percent: float = 50.0
+    paused: bool = False
+    timeout: float | None = None
+
+    @property
+    def org_limit(self) -> int:
+        """Jobs one org may run on the queue at once."""
+        share = math.ceil(self.max_org_percent / 100 * self.max_concurrency)
+        return max(1, min(self.max_per_org, share))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of one installation, checked.
+
+    Attributes:
+        redis_url: Redis for ledger and broker; None is the embedded one.
+        database_url: SQLAlchemy URL of the store; None is a SQLite file in the data folder.
+        data_dir: folder of everything that is kept on this machine.
+        durability: ``database`` (``delay()`` returns after the row is committed) or ``redis``.
+        durability_fallback: whether a producer falls back to ``redis`` while the database is down.
+        key_prefix: first part of every ledger key, so that one Redis serves several installations.
+        lease_seconds: how long a silent worker keeps its jobs.
+        queues: the managed queues by name.
+        exclude_queues: queues of the app that are left to plain Celery.
+        default_models_limit: holders of one model at once.
+        serialized: one job at a time over everything.
+        max_retries: retries after a failure; ``retry_delays`` gives their delays in seconds.
+        task_rules: options by task name for producers that do not have the task's code.
+        job_types: ``job_type`` to task name, for scripts over HTTP and batch files.
+        allowed_callables, allowed_commands: what HTTP and batch files may name.
+    """
+
+    redis_url: str | None = None
+    database_url: str | None = None
+    data_dir: Path = Path(DATA_DIR)
+    durability: str = "database"
+    durability_fallback: bool = False
+    key_prefix: str = "coordinator:"
+    lease_seconds: float = 30.0
+    queues: Mapping[str, QueueSettings] = field(default_factory=dict)
+    exclude_queues: tuple[str, ...] = ()
+    default_models_limit: int = 1
+    serialized: bool = False
+    max_retries: int = 3
+    retry_delays: tuple[float, ...] = (1.0, 2.0, 4.0)
+    task_rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    job_types: Mapping[str, str] = field(default_factory=dict)
+    allowed_callables: tuple[str, ...] = ()
+    allowed_commands: tuple[str, ...] = ()
+
+    @property
+    def embedded(self) -> bool:
+        return self.redis_url is None
+
+    @property
+    def store_url(self) -> str:
+        if self.database_url:
+            return self.database_url
+        return f"sqlite:///{(self.data_dir / 'coordinator.db').resolve()}"
+
+    def queue(self, name: str) -> QueueSettings:
+        """Return the settings of a queue; one that is not configured has the defaults."""
+        return self.queues.get(name) or QueueSettings(timeout=TIMEOUTS.get(name))
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("a string")
+    return value
+
+
+def _number(low: float, high: float = math.inf) -> Callable[[object], float]:
+    def parse(value: object) -> float:
+        allowed = f"a number from {low:g}" + (f" to {high:g}" if high < math.inf else " up")
+        try:
+            number = float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            raise ValueError(allowed) from None
+        if isinstance(value, bool) or not low <= number <= high or not math.isfinite(number):
+            raise ValueError(allowed)
+        return number
+
+    return parse
+
+
+def _whole(low: int, high: float = math.inf) -> Callable[[object], int]:
+    def parse(value: object) -> int:
+        number = _number(low, high)(value)
+        if number != int(number):
+            raise ValueError(f"a whole number from {low}")
+        return int(number)
+
+    return parse
+
+
+def _flag(value: object) -> bool:
+    known = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    try:
+        return known[str(value).lower()]
+    except KeyError:
+        raise ValueError("true or false") from None
+
+
+def _one_of(*choices: str) -> Callable[[object], str]:
+    def parse(value: object) -> str:
+        if value not in choices:
+            raise ValueError("one of " + ", ".join(choices))
+        return str(value)
+
+    return parse
+
+
+def _names(value: object) -> tuple[str, ...]:
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple, set, frozenset)):
+        raise ValueError("a list of names")
+    return tuple(str(item).strip() for item in items if str(item).strip())
+
+
+def _delays(value: object) -> tuple[float, ...]:
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)):
+        raise ValueError("a list of seconds")
+    return tuple(_number(0)(item) for item in items)
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError("a mapping")
+    return value
+
+
+def _redis_url(value: object) -> str:
+    url = _text(value)
+    if not url.startswith(("redis://", "rediss://", "redis+socket://", "sentinel://")):
+        raise ValueError("a URL that begins with redis://, rediss://, redis+socket:// or sentinel://")
+    return url
+
+
+_QUEUE_PARSERS: dict[str, Callable[[object], Any]] = {
+    "workers": _whole(0),
+    "max_concurrency": _whole(1),
+    "max_per_org": _whole(1),
+    "max_org_percent": _number(0, 100),
+    "paused": _flag,
+    "timeout": _number(0.001),
+}
+
+_PARSERS: dict[str, Callable[[object], Any]] = {
+    "redis_url": _redis_url,
+    "database_url": _text,
+    "data_dir": lambda value: Path(str(value)).expanduser(),
+    "durability": _one_of("database", "redis"),
+    "durability_fallback": _flag,
+    "key_prefix": _text,
+    "lease_seconds": _number(1, 3600),
+    "exclude_queues": _names,
+    "default_models_limit": _whole(1),
+    "serialized": _flag,
+    "max_retries": _whole(0),
+    "retry_delays": _delays,
+    "task_rules": _mapping,
+    "job_types": _mapping,
+    "allowed_callables": _names,
+    "allowed_commands": _names,
+}
+
+
+def _parse(name: str, shown: str, value: object, parsers: Mapping[str, Callable[[object], Any]]) -> Any:
+    try:
+        return parsers[name](value)
+    except ValueError as error:
+        raise InvalidSetting(shown, value, str(error)) from None
+
+
+def _queues(value: object) -> dict[str, QueueSettings]:
+    try:
+        configured = dict(_mapping(value))
+    except ValueError as error:
+        raise InvalidSetting(f"{PREFIX}queues", value, str(error)) from None
+    found = {name: QueueSettings(timeout=TIMEOUTS.get(name)) for name in SHIPPED_QUEUES}
+    for name, options in configured.items():
+        check_name(f"{PREFIX}queues", name)
+        shown = f"{PREFIX}queues[{name!r}]"
+        if not isinstance(options, Mapping):
+            raise InvalidSetting(shown, options, "a mapping of options")
+        known = {}
+        for option, item in options.items():
+            if option not in _QUEUE_PARSERS:
+                raise InvalidSetting(
+                    shown, option, "one of " + ", ".join(_QUEUE_PARSERS), _QUEUE_PARSERS
+                )
+            if item is not None:
+                known[option] = _parse(option, f"{shown}[{option!r}]", item, _QUEUE_PARSERS)
+        found[name] = replace(found.get(name, QueueSettings()), **known)
+    return found
+
+
+def load(
+    configured: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None
+) -> Settings:
+    """Return the settings of this installation.
+
+    Args:
+        configured: Celery's configuration; only keys with the prefix ``coordinator_`` are read.
+        environ: the environment; by default this process's.
+
+    Raises:
+        InvalidSetting: a wrong value or an unknown name, with the nearest known one.
+    """
+    environ = os.environ if environ is None else environ
+    given: dict[str, tuple[str, object]] = {}
+    for key, value in (configured or {}).items():
+        if key.startswith(PREFIX) and value is not None:
+            given[key.removeprefix(PREFIX)] = (key, value)
+    timeouts: dict[str, float] = {}
+    known = {item.name for item in fields(Settings)}
+    for key, value in environ.items():
+        if not key.startswith("COORDINATOR_") or value == "":
+            continue
+        name = key.removeprefix("COORDINATOR_").lower()
+        queue = name.removesuffix("_timeout")
+        if queue != name and name not in known:
+            timeouts[queue] = _parse("timeout", key, value, _QUEUE_PARSERS)
+            continue
+        given[name] = (key, value)
+    queues = _queues(given.pop("queues", ("", {}))[1])
+    for queue, seconds in timeouts.items():
+        if queue not in queues:
+            raise InvalidSetting(
+                f"COORDINATOR_{queue.upper()}_TIMEOUT", seconds, "the timeout of a known queue", queues
+            )
+        queues[queue] = replace(queues[queue], timeout=seconds)
+    values: dict[str, Any] = {"queues": queues}
+    for name, (shown, value) in given.items():
+        if name not in _PARSERS:
+            names = [shown[: len(shown) - len(name)] + known for known in (*_PARSERS, "queues")]
+            if shown.isupper():
+                names = [item.upper() for item in names]
+            raise InvalidSetting(
+                "setting", shown, "a setting listed in the reference", names
+            )
+        values[name] = _parse(name, shown, value, _PARSERS)
+    return Settings(**values)

@@ -1,0 +1,119 @@
+"""The life of a job: its states, the moves between them and the words the outside sees.
+
+The chart in ``docs/internals.md`` is compared with this file by a test.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """Where a job stands in the ledger."""
+
+    DELAYED = "delayed"
+    WAITING = "waiting"
+    DISPATCHED = "dispatched"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    UNPROCESSABLE = "unprocessable"
+    CANCELED = "canceled"
+
+
+class Verb(StrEnum):
+    """What can happen to a job: the name of the Lua file, the audit event and the metric label alike."""
+
+    SUBMITTED = "submitted"
+    PROMOTED = "promoted"
+    BLOCKED = "blocked"
+    DISPATCHED = "dispatched"
+    UNDELIVERED = "undelivered"
+    STARTED = "started"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    UNPROCESSABLE = "unprocessable"
+    RETRIED = "retried"
+    REPLACED = "replaced"
+    EXPIRED = "expired"
+    STOPPING = "stopping"
+    RELEASED = "released"
+    CANCELED = "canceled"
+    RESUBMITTED = "resubmitted"
+    RESTORED = "restored"
+    REFUSED = "refused"
+
+
+#: Every move a job can make: state before, verb, state after.
+TRANSITIONS: frozenset[tuple[State | None, Verb, State]] = frozenset(
+    {
+        (None, Verb.SUBMITTED, State.WAITING),
+        (None, Verb.SUBMITTED, State.DELAYED),
+        (State.DELAYED, Verb.PROMOTED, State.WAITING),
+        (State.WAITING, Verb.DISPATCHED, State.DISPATCHED),
+        (State.DISPATCHED, Verb.UNDELIVERED, State.WAITING),
+        (State.DISPATCHED, Verb.STARTED, State.RUNNING),
+        (State.RUNNING, Verb.COMPLETED, State.COMPLETED),
+        (State.RUNNING, Verb.FAILED, State.FAILED),
+        (State.RUNNING, Verb.UNPROCESSABLE, State.UNPROCESSABLE),
+        (State.RUNNING, Verb.RETRIED, State.DELAYED),
+        (State.RUNNING, Verb.RETRIED, State.WAITING),
+        (State.RUNNING, Verb.REPLACED, State.DELAYED),
+        (State.RUNNING, Verb.REPLACED, State.WAITING),
+        (State.RUNNING, Verb.REPLACED, State.COMPLETED),
+        (State.RUNNING, Verb.EXPIRED, State.WAITING),
+        (State.RUNNING, Verb.EXPIRED, State.UNPROCESSABLE),
+        (State.RUNNING, Verb.RELEASED, State.WAITING),
+        (State.RUNNING, Verb.CANCELED, State.CANCELED),
+        (State.RUNNING, Verb.STOPPING, State.STOPPING),
+        (State.STOPPING, Verb.RELEASED, State.WAITING),
+        (State.STOPPING, Verb.CANCELED, State.CANCELED),
+        (State.STOPPING, Verb.COMPLETED, State.COMPLETED),
+        (State.STOPPING, Verb.FAILED, State.FAILED),
+        (State.STOPPING, Verb.UNPROCESSABLE, State.UNPROCESSABLE),
+        (State.DELAYED, Verb.CANCELED, State.CANCELED),
+        (State.WAITING, Verb.CANCELED, State.CANCELED),
+        (State.DISPATCHED, Verb.CANCELED, State.CANCELED),
+        (State.FAILED, Verb.CANCELED, State.CANCELED),
+        (State.UNPROCESSABLE, Verb.CANCELED, State.CANCELED),
+        (State.FAILED, Verb.RESUBMITTED, State.WAITING),
+        (State.UNPROCESSABLE, Verb.RESUBMITTED, State.WAITING),
+        (State.CANCELED, Verb.RESUBMITTED, State.WAITING),
+    }
+)
+
+#: States a job does not leave by itself.
+FINAL: frozenset[State] = frozenset(
+    {State.COMPLETED, State.FAILED, State.UNPROCESSABLE, State.CANCELED}
+)
+
+#: States in which a job holds units of its resources.
+HOLDING: frozenset[State] = frozenset({State.DISPATCHED, State.RUNNING, State.STOPPING})
+
+#: The older names under which scripts filter the log.
+ALIASES: dict[str, Verb] = {
+    "WORK_QUEUED": Verb.SUBMITTED,
+    "WORK_CLAIMED": Verb.STARTED,
+    "WORK_COMPLETED": Verb.COMPLETED,
+    "WORK_TIMEOUT": Verb.EXPIRED,
+}
+
+
+def status(state: State, retries: int = 0) -> tuple[str, str]:
+    """Return the outside status and its detail for a ledger state.
+
+    Args:
+        state: where the job stands in the ledger.
+        retries: how often it was retried; a job between two runs is shown as processing.
+
+    Returns:
+        ``(status, detail)``, for example ``("PENDING", "delayed")``.
+    """
+    if state in (State.RUNNING, State.STOPPING):
+        return "PROCESSING", state.value
+    if state in FINAL:
+        return state.value.upper(), ""
+    if retries:
+        return "PROCESSING", f"retry {retries}"
+    return "PENDING", state.value
