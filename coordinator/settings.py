@@ -112,7 +112,7 @@ def _number(low: float, high: float = math.inf) -> Callable[[object], float]:
     def parse(value: object) -> float:
         allowed = f"a number from {low:g}" + (f" to {high:g}" if high < math.inf else " up")
         try:
-            number = float(value)  # type: ignore[arg-type]
+            number = float(value)  # type: ignore[arg-type]  # refused below
         except (TypeError, ValueError):
             raise ValueError(allowed) from None
         if isinstance(value, bool) or not low <= number <= high or not math.isfinite(number):
@@ -172,7 +172,9 @@ def _mapping(value: object) -> Mapping[str, Any]:
 def _redis_url(value: object) -> str:
     url = _text(value)
     if not url.startswith(("redis://", "rediss://", "redis+socket://", "sentinel://")):
-        raise ValueError("a URL that begins with redis://, rediss://, redis+socket:// or sentinel://")
+        raise ValueError(
+            "a URL that begins with redis://, rediss://, redis+socket:// or sentinel://"
+        )
     return url
 
 
@@ -205,7 +207,9 @@ _PARSERS: dict[str, Callable[[object], Any]] = {
 }
 
 
-def _parse(name: str, shown: str, value: object, parsers: Mapping[str, Callable[[object], Any]]) -> Any:
+def _parse(
+    name: str, shown: str, value: object, parsers: Mapping[str, Callable[[object], Any]]
+) -> Any:
     try:
         return parsers[name](value)
     except ValueError as error:
@@ -267,7 +271,10 @@ def load(
     for queue, seconds in timeouts.items():
         if queue not in queues:
             raise InvalidSetting(
-                f"COORDINATOR_{queue.upper()}_TIMEOUT", seconds, "the timeout of a known queue", queues
+                f"COORDINATOR_{queue.upper()}_TIMEOUT",
+                seconds,
+                "the timeout of a known queue",
+                queues,
             )
         queues[queue] = replace(queues[queue], timeout=seconds)
     values: dict[str, Any] = {"queues": queues}
@@ -276,8 +283,6 @@ def load(
             names = [shown[: len(shown) - len(name)] + known for known in (*_PARSERS, "queues")]
             if shown.isupper():
                 names = [item.upper() for item in names]
-            raise InvalidSetting(
-                "setting", shown, "a setting listed in the reference", names
-            )
+            raise InvalidSetting("setting", shown, "a setting listed in the reference", names)
         values[name] = _parse(name, shown, value, _PARSERS)
     return Settings(**values)

@@ -1,0 +1,66 @@
+# Bare machine: Python 3.11 (or newer) and make. Everything else goes into .venv, from the hashed lock.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+LOCK_VENV := build/lock
+# 3.11 and 3.12 first: for these the bundled Redis has ready wheels.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3 python3.13 python3.14; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+# What is passed on: make test ARGS="-k ledger -x", make run ARGS="--until-generation 5"
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test check bench chaos format lock clean
+
+help: ## Print this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
+
+install: $(STAMP) ## Create .venv with everything that is needed (a minute; nothing to do when up to date)
+
+# A virtual environment without a working pip is one whose creation was interrupted: it is built again.
+$(STAMP): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed, and none was found" \
+		"($$(python3 --version 2>/dev/null || echo no python3 on PATH))." \
+		"Install it, or name it: make install PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "Installing into $(VENV) ($$($(PYTHON) --version)) ..."
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { echo \
+		"$(PYTHON) cannot create virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+run: $(STAMP) ## Run everything here: Redis, workers, beat, Flower; Ctrl-C stops it
+	@$(BIN)/coordinator up $(ARGS)
+
+test: $(STAMP) ## Run the tests, all but the chaos ones
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not chaos" $(ARGS)
+
+check: $(STAMP) ## Lint, format and strict type check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP) ## Measure throughput against plain Celery
+	$(BIN)/python -m benchmarks $(ARGS)
+
+chaos: $(STAMP) ## Kill, freeze and cut off processes for some minutes, and check that nothing ran twice
+	$(BIN)/python -m pytest -m chaos $(ARGS)
+
+format: $(STAMP) ## Format the code and fix what lint can fix
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# No header, no annotations, no index: a lock that names hosts or paths would hold on one network only.
+lock: ## Resolve requirements.lock (development) and requirements-runtime.lock (container) again
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed" >&2; exit 1; }
+	@test -x $(LOCK_VENV)/bin/uv || { $(PYTHON) -m venv $(LOCK_VENV) && $(LOCK_VENV)/bin/python -m pip install --quiet uv; }
+	$(LOCK_VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-header --no-annotate --no-emit-index-url --all-extras $(ARGS) pyproject.toml -o requirements.lock
+	$(LOCK_VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-header --no-annotate --no-emit-index-url --extra postgres --extra games \
+		-c requirements.lock pyproject.toml -o requirements-runtime.lock
+
+clean: ## Remove .venv, caches and build products (never the data folder)
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find coordinator tasks tests -name __pycache__ -prune -exec rm -rf {} +
