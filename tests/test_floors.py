@@ -40,6 +40,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "cli",
         "supervisor",
         "launch",
+        "processes",
         "programs",
         "run_lock",
         "display",
