@@ -29,6 +29,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "celery side": (
         "context",
+        "needs",
         "transport",
         "task",
         "worker",
@@ -43,6 +44,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "processes",
         "programs",
         "run_lock",
+        "snapshot",
         "display",
         "check",
         "api",
