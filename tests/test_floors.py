@@ -32,6 +32,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "needs",
         "transport",
         "task",
+        "renewal",
         "worker",
         "guard",
         "application",
@@ -121,6 +122,7 @@ def test_a_file_stands_on_a_floor_and_imports_only_from_its_own_and_lower_ones(p
         own = "cli"
     assert own in HEIGHT, f"{own} is on no floor: put it on one in FLOORS"
     for line, module in imported(path):
+        assert module, f"{path}:{line}: the package itself stands above all floors"
         assert module in HEIGHT, f"{path}:{line} imports {module!r}, which is on no floor"
         assert HEIGHT[module] <= HEIGHT[own], f"{path}:{line}: {own} stands below {module}"
 
