@@ -1,0 +1,357 @@
+-- Admission: what stops a class, where it is parked, and who goes next when units come back.
+--
+-- Invariant: every class that has jobs is parked on exactly one resource that is full, held,
+-- without a slot, or has a wake pending.
+
+local BAND = 2 ^ 49        -- room for passes below one priority
+local STRIDE = 2 ^ 20      -- what one admission costs a lane of weight 1
+local BUDGET = 60          -- classes looked at by one script; the rest is left as a pending wake
+local started = {}         -- ids dispatched by this script
+
+local limits, holds, pending = {}, {}, {}
+for _, resource in ipairs(call('SMEMBERS', P .. 'wakes')) do
+  pending[resource] = true
+end
+
+local function limit_of(resource)
+  local known = limits[resource]
+  if known == nil then
+    known = call('HGET', P .. 'limits', resource)
+    if not known then
+      local kind, name = resource:match('^(%l+):?(.*)$')
+      if kind == 'org' then
+        known = call('HGET', P .. 'defaults', 'org:' .. name:match('^(.-)/'))
+          or call('HGET', P .. 'defaults', 'org')
+      elseif kind == 'queue' then
+        known = call('HGET', P .. 'defaults', resource)
+      else
+        known = call('HGET', P .. 'defaults', kind)
+      end
+    end
+    known = tonumber(known) or false
+    limits[resource] = known
+  end
+  return known
+end
+
+local function held(resource)
+  if holds[resource] == nil then
+    holds[resource] = call('HEXISTS', P .. 'holds', resource) == 1
+  end
+  return holds[resource]
+end
+
+-- Queues of a pool of workers, "selfplay,training" -> {"selfplay", "training"}.
+local function split(list, separator)
+  local parts = {}
+  for part in list:gmatch('[^' .. separator .. ']+') do
+    parts[#parts + 1] = part
+  end
+  return parts
+end
+
+local pools
+local function window(queue)
+  if not pools then
+    pools = {}
+    local raw = call('HGETALL', P .. 'pools')
+    for i = 1, #raw, 2 do
+      pools[#pools + 1] = {name = raw[i], slots = tonumber(raw[i + 1]), queues = split(raw[i], ',')}
+    end
+  end
+  local free, slots, known, siblings = 0, 0, false, {}
+  for _, pool in ipairs(pools) do
+    for _, name in ipairs(pool.queues) do
+      if name == queue then
+        known = true
+        slots = slots + pool.slots
+        free = free + math.max(0, pool.slots - call('SCARD', P .. 'running:' .. pool.name))
+        for _, sibling in ipairs(pool.queues) do
+          siblings[sibling] = true
+        end
+        break
+      end
+    end
+  end
+  -- Dispatched jobs of every queue that shares workers with this one may take these slots.
+  for sibling in pairs(siblings) do
+    free = free - call('SCARD', P .. 'dispatched:' .. sibling)
+  end
+  return free, slots, known
+end
+
+local function short(task)
+  local average = tonumber(call('HGET', P .. 'runtimes', task))
+  return average and average <= default('ahead_ms', 100)
+end
+
+-- Why a unit of this resource cannot be had now, or nil. `task` names the job that asks.
+local function obstacle(resource, owner, task)
+  if pending[resource] then
+    return 'wake'
+  end
+  if held(resource) then
+    return 'held'
+  end
+  local limit = limit_of(resource)
+  if limit and call('SCARD', P .. 'holders:' .. resource) >= limit
+    and (owner == '' or call('SISMEMBER', P .. 'holders:' .. resource, owner) == 0) then
+    return limit == 0 and 'closed' or 'full'
+  end
+  local queue = resource:match('^queue:(.*)$')
+  if queue then
+    local free, slots, known = window(queue)
+    if not known then
+      return 'no-worker'
+    end
+    -- Tasks known to be short are dispatched ahead of free slots, at most one a slot.
+    if free <= 0 and not (free + slots > 0 and short(task)) then
+      return 'no-slot'
+    end
+  end
+  return nil
+end
+
+local function class_read(id)
+  local raw = call('HMGET', P .. 'needs:' .. id, 'needs', 'priority', 'org', 'owner', 'parked')
+  if not raw[1] then
+    return nil
+  end
+  return {id = id, needs = split(raw[1], ' '), priority = raw[2], org = raw[3], owner = raw[4],
+    parked = raw[5] or '', lane = raw[2] .. '|' .. raw[3]}
+end
+
+local function unpark(class)
+  if class.parked == '' then
+    return
+  end
+  local resource, lane = class.parked, class.lane
+  local parked = P .. 'parked:' .. resource .. '|' .. lane
+  call('ZREM', parked, class.id)
+  if call('EXISTS', parked) == 0 then
+    call('ZREM', P .. 'lanes:' .. resource, lane)
+    if call('EXISTS', P .. 'lanes:' .. resource) == 0 then
+      call('DEL', P .. 'passes:' .. resource)
+    end
+  end
+  class.parked = ''
+end
+
+local function park(class, resource, sequence)
+  if class.parked ~= resource then
+    unpark(class)
+    class.parked = resource
+    call('HSET', P .. 'needs:' .. class.id, 'parked', resource)
+  end
+  call('ZADD', P .. 'parked:' .. resource .. '|' .. class.lane, sequence, class.id)
+  local lanes, lane = P .. 'lanes:' .. resource, class.lane
+  if not call('ZSCORE', lanes, lane) then
+    -- An org that comes back starts at the current minimum of its priority: it can neither save up
+    -- turns while it is away nor gain one by leaving and coming back.
+    local base = class.priority * BAND
+    local first = call('ZRANGEBYSCORE', lanes, text(base), text(base + BAND - 1), 'WITHSCORES', 'LIMIT', 0, 1)
+    local pass = math.max(first[2] and tonumber(first[2]) - base or 0,
+      tonumber(call('HGET', P .. 'passes:' .. resource, lane)) or 0)
+    call('ZADD', lanes, text(base + pass), lane)
+  end
+end
+
+local function drop(class)
+  unpark(class)
+  call('DEL', P .. 'needs:' .. class.id)
+end
+
+-- Charges one turn to the lane of an admitted job on every resource where others wait.
+local function charge(class)
+  local weight = tonumber(call('HGET', P .. 'weights', class.org)) or 1
+  for _, resource in ipairs(class.needs) do
+    local lanes = P .. 'lanes:' .. resource
+    if call('EXISTS', lanes) == 1 then
+      local base = class.priority * BAND
+      local score = tonumber(call('ZSCORE', lanes, class.lane))
+      local pass = (score and score - base
+        or tonumber(call('HGET', P .. 'passes:' .. resource, class.lane)) or 0) + math.floor(STRIDE / weight)
+      call('HSET', P .. 'passes:' .. resource, class.lane, text(pass))
+      if score then
+        call('ZADD', lanes, text(base + pass), class.lane)
+      end
+    end
+  end
+end
+
+-- Takes all units for the first job of a class and pushes its message to the broker, in one step.
+local function admit(class, id)
+  local job = read(id)
+  local token = call('HINCRBY', P .. 'meta', 'token', 1)
+  local mine = {}
+  for _, resource in ipairs(class.needs) do
+    if class.owner == '' or call('SISMEMBER', P .. 'holders:' .. resource, class.owner) == 0 then
+      call('SADD', P .. 'holders:' .. resource, id)
+      mine[#mine + 1] = resource
+    end
+  end
+  call('ZREM', P .. 'class:' .. class.id, id)
+  call('ZADD', P .. 'dispatched', now + default('claim_ms', 30000), id)
+  call('SADD', P .. 'dispatched:' .. job.queue, id)
+  move(job, 'dispatched', 'dispatched', {token = text(token), held = table.concat(mine, ' '),
+    needs = table.concat(class.needs, ' '), priority = class.priority, org = class.org}, {token = text(token)})
+  call('LPUSH', job.queue, call('GET', P .. 'message:' .. id) .. ',"coordinator_token":' .. text(token) .. '}}')
+  charge(class)
+  started[#started + 1] = id
+end
+
+-- Tries the first job of a class. Afterwards the class is parked where its next job must wait, or on
+-- `from` (a resource being woken) when nothing stops it but its turn, or gone when it is empty.
+local function try(class, from)
+  local head = call('ZRANGE', P .. 'class:' .. class.id, 0, 0, 'WITHSCORES')
+  local admitted = false
+  while head[1] do
+    local task = call('HGET', P .. 'job:' .. head[1], 'task')
+    local stop, code
+    if open ~= '1' then
+      stop, code = class.needs[#class.needs], 'restoring'
+    else
+      for _, resource in ipairs(class.needs) do
+        code = obstacle(resource, class.owner, task)
+        if code then
+          stop = resource
+          break
+        end
+      end
+    end
+    if stop then
+      park(class, stop, head[2])
+      return admitted, stop, code
+    end
+    if admitted then
+      -- Nothing stops the next job but its turn: it waits for it on the resource being woken.
+      if not from then
+        from = class.needs[#class.needs]
+        call('SADD', P .. 'wakes', from)
+      end
+      park(class, from, head[2])
+      return true
+    end
+    admit(class, head[1])
+    admitted = true
+    head = call('ZRANGE', P .. 'class:' .. class.id, 0, 0, 'WITHSCORES')
+  end
+  drop(class)
+  return admitted
+end
+
+-- Hands units that came back to the classes parked on these resources, one job at a time, in turn.
+-- What the budget does not cover is noted as a pending wake, which counts as full for newcomers.
+local function wake(resources)
+  if open ~= '1' then
+    return
+  end
+  local active, stopped = {}, {}
+  for _, resource in ipairs(resources) do
+    pending[resource] = nil
+    call('SREM', P .. 'wakes', resource)
+    if not active[resource] then
+      active[resource] = true
+      active[#active + 1] = resource
+    end
+  end
+  local steps = 0
+  while true do
+    local best
+    for _, resource in ipairs(active) do
+      if not stopped[resource] then
+        local lane = call('ZRANGE', P .. 'lanes:' .. resource, 0, 0)[1]
+        if not lane or held(resource) then
+          stopped[resource] = true
+        else
+          local first = call('ZRANGE', P .. 'parked:' .. resource .. '|' .. lane, 0, 0, 'WITHSCORES')
+          local priority = tonumber(lane:match('^%d+'))
+          local sequence = tonumber(first[2])
+          if not best or priority < best.priority
+            or (priority == best.priority and sequence < best.sequence) then
+            best = {resource = resource, class = first[1], priority = priority, sequence = sequence}
+          end
+        end
+      end
+    end
+    if not best then
+      return
+    end
+    if steps >= BUDGET then
+      for _, resource in ipairs(active) do
+        if not stopped[resource] then
+          call('SADD', P .. 'wakes', resource)
+          pending[resource] = true
+        end
+      end
+      return
+    end
+    steps = steps + 1
+    local _, stop = try(class_read(best.class), best.resource)
+    if stop == best.resource then
+      stopped[best.resource] = true
+    end
+  end
+end
+
+local function continue_wakes()
+  local left = call('SMEMBERS', P .. 'wakes')
+  if #left > 0 then
+    wake(left)
+  end
+end
+
+-- Puts a job into its class; tries the class if the job is its first, or parks it on `on`, a resource
+-- that is about to be woken. Returns nil when it was admitted, else the resource and the code that stop it.
+local function enqueue(job, needs, on)
+  local id = job.class
+  call('ZADD', P .. 'class:' .. id, job.sequence, job.id)
+  local class = class_read(id)
+  if class then
+    local first = call('ZRANGE', P .. 'class:' .. id, 0, 0, 'WITHSCORES')
+    if first[1] == job.id then
+      park(class, class.parked, first[2])
+    end
+    return class.parked, obstacle(class.parked, class.owner, job.task) or 'turn'
+  end
+  call('HSET', P .. 'needs:' .. id, 'needs', needs.needs, 'priority', needs.priority,
+    'org', needs.org, 'owner', needs.owner)
+  class = class_read(id)
+  if on then
+    park(class, on, job.sequence)
+    return on, 'turn'
+  end
+  local _, stop, code = try(class, nil)
+  return stop, code
+end
+
+-- Gives back what the ledger recorded for the job. Returns the resources, for the wake.
+local function release(job)
+  local back = split(job.held or '', ' ')
+  for _, resource in ipairs(back) do
+    call('SREM', P .. 'holders:' .. resource, job.id)
+  end
+  return back
+end
+
+-- What stops a waiting job: the resource, the code, up to three holders and its position there.
+-- Counting is bounded: beyond 50 classes on one resource only those of the own class count.
+local function blockers(job, resource, code)
+  local answer = {resource = resource, code = code}
+  local holders = call('SRANDMEMBER', P .. 'holders:' .. resource, 3)
+  if #holders > 0 then
+    answer.holders = holders
+  end
+  local position, looked = 0, 0
+  local lanes = call('ZRANGE', P .. 'lanes:' .. resource, 0, 49)
+  for _, lane in ipairs(lanes) do
+    for _, class in ipairs(call('ZRANGE', P .. 'parked:' .. resource .. '|' .. lane, 0, 49)) do
+      looked = looked + 1
+      if looked <= 50 or class == job.class then
+        position = position + call('ZCOUNT', P .. 'class:' .. class, '-inf', job.sequence)
+      end
+    end
+  end
+  answer.position = math.max(position, 1)
+  return answer
+end

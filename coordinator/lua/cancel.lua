@@ -1,0 +1,45 @@
+-- Cancels a job that has not ended, or releases a running one back to waiting.
+-- A running job keeps its units, as stopping, until its death is confirmed or its lease has ended.
+--
+-- ARGV[2..] job id, kind (cancel | release), reason, by
+-- Answers {answer = done | stopping | gone | ended | idle, state}
+local job, kind = read(ARGV[2]), ARGV[3]
+if not job then
+  return cjson.encode({answer = 'gone'})
+end
+local data = {reason = ARGV[4], by = ARGV[5]}
+if FINAL[job.state] then
+  return cjson.encode({answer = 'ended', state = job.state})
+elseif job.state == 'stopping' then
+  if kind == 'cancel' and job.stop ~= 'cancel' then
+    move(job, 'stopping', 'stopping', {stop = kind, stop_reason = data.reason, stop_by = data.by}, data)
+  end
+  return cjson.encode({answer = 'stopping', state = job.state, worker = job.worker})
+elseif job.state == 'running' then
+  move(job, 'stopping', 'stopping', {stop = kind, stop_reason = data.reason, stop_by = data.by}, data)
+  return cjson.encode({answer = 'stopping', state = job.state, worker = job.worker})
+elseif kind == 'release' then
+  return cjson.encode({answer = 'idle', state = job.state})
+end
+data.undelivered_result = true
+if job.state == 'delayed' then
+  call('ZREM', P .. 'delayed', job.id)
+  move(job, 'canceled', 'canceled', {}, data)
+elseif job.state == 'waiting' then
+  withdraw(job)
+  move(job, 'canceled', 'canceled', {}, data)
+elseif job.state == 'waiting' then
+  local class = class_read(job.class)
+  call('ZREM', P .. 'class:' .. job.class, job.id)
+  local first = call('ZRANGE', P .. 'class:' .. job.class, 0, 0, 'WITHSCORES')
+  if first[1] then
+    park(class, class.parked, first[2])
+  else
+    drop(class)
+  end
+  move(job, 'canceled', 'canceled', {}, data)
+else
+  recall(job)
+  finish(job, 'canceled', 'canceled', {}, data)
+end
+return cjson.encode({answer = 'done', state = job.state})

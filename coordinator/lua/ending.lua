@@ -1,0 +1,133 @@
+-- How a run ends: the one place where units come back and where a job goes next.
+
+local function leave_worker(job)
+  if job.worker then
+    call('SREM', P .. 'worker:' .. job.worker .. ':jobs', job.id)
+    if job.pool then
+      call('SREM', P .. 'running:' .. job.pool, job.id)
+    end
+  end
+end
+
+local function leave_broker(job)
+  call('ZREM', P .. 'dispatched', job.id)
+  call('SREM', P .. 'dispatched:' .. job.queue, job.id)
+end
+
+-- Removes the message of a dispatch that is taken back; a worker that already has it fails the claim.
+local function recall(job)
+  leave_broker(job)
+  local message = call('GET', P .. 'message:' .. job.id)
+  if message then
+    call('LREM', job.queue, 1, message .. ',"coordinator_token":' .. job.token .. '}}')
+  end
+end
+
+local function needs_of(job)
+  return {needs = job.needs, priority = job.priority, org = job.org, owner = job.owner or ''}
+end
+
+-- Takes a waiting job out of its class.
+local function withdraw(job)
+  local class = class_read(job.class)
+  call('ZREM', P .. 'class:' .. job.class, job.id)
+  local first = call('ZRANGE', P .. 'class:' .. job.class, 0, 0, 'WITHSCORES')
+  if first[1] then
+    park(class, class.parked, first[2])
+  else
+    drop(class)
+  end
+end
+
+-- Into its class, at the place its sequence gives it. `back` are units that are free again: the class is
+-- parked on one of them, so that the wake decides whose turn it is, this job or one that waited longer.
+local function wait(job, verb, changes, data, back)
+  local needs, on = needs_of(job), nil
+  changes.needs, changes.priority, changes.org, changes.due = false, false, false, false
+  move(job, verb, 'waiting', changes, data)
+  for _, resource in ipairs(back) do
+    if (' ' .. needs.needs .. ' '):find(' ' .. resource .. ' ', 1, true) then
+      on = resource
+      break
+    end
+  end
+  local stop, code = enqueue(job, needs, on)
+  wake(back)
+  return stop, code
+end
+
+-- Back to waiting at its old place, or delayed until `due`. Gives back what it held; whoever is next starts.
+local function requeue(job, verb, changes, data, due)
+  local back = release(job)
+  changes.held, changes.worker, changes.pool, changes.nonce, changes.stop = false, false, false, false, false
+  changes.progress, changes.progressed = false, false
+  if due and due > now then
+    changes.due, changes.needs, changes.priority, changes.org = text(due), job.needs, job.priority, job.org
+    data.due_ms = due
+    move(job, verb, 'delayed', changes, data)
+    call('ZADD', P .. 'delayed', due, job.id)
+    wake(back)
+  else
+    wait(job, verb, changes, data, back)
+  end
+end
+
+local function finish(job, verb, state, changes, data)
+  local back = release(job)
+  changes.held, changes.pool, changes.stop, changes.nonce = false, false, false, false
+  move(job, verb, state, changes, data)
+  wake(back)
+end
+
+-- A run that ended without saying how: its worker or its process is gone. Counts against the job,
+-- so that one that kills its workers stops; a job that was being stopped ends as it was asked to.
+local function lose(job, reason)
+  leave_worker(job)
+  local data = {worker = job.worker, token = job.token, reason = reason}
+  if job.state == 'stopping' then
+    data.reason, data.by = job.stop_reason, job.stop_by
+    if job.stop == 'cancel' then
+      data.undelivered_result = true
+      finish(job, 'canceled', 'canceled', {}, data)
+    else
+      requeue(job, 'released', {}, data)
+    end
+    return
+  end
+  local losses = (tonumber(job.losses) or 0) + 1
+  local retries, most = tonumber(job.retries) or 0, tonumber(job.max_retries) or 3
+  data.losses = losses
+  if (most >= 0 and retries + losses > most) or losses > math.max(most, 3) then
+    emit('expired', job.id, job.version, {worker = job.worker, losses = losses, reason = reason})
+    data.undelivered_result = true
+    data.error = 'lost its worker ' .. losses .. ' times: ' .. reason
+    finish(job, 'unprocessable', 'unprocessable', {losses = losses}, data)
+  else
+    requeue(job, 'expired', {losses = losses}, data)
+  end
+end
+
+-- A worker whose lease has ended, or that left: its running jobs are lost.
+local function expire_worker(worker, reason)
+  local key = P .. 'worker:' .. worker
+  for _, id in ipairs(call('SMEMBERS', key .. ':jobs')) do
+    local job = read(id)
+    if job and job.worker == worker then
+      lose(job, reason)
+    else
+      call('SREM', key .. ':jobs', id)
+    end
+  end
+  local known = call('HMGET', key, 'pool', 'slots', 'busy')
+  if known[1] then
+    local left = call('HINCRBY', P .. 'pools', known[1], (tonumber(known[3]) or 0) - tonumber(known[2]))
+    call('HINCRBY', P .. 'pool_workers', known[1], -1)
+    if tonumber(call('HGET', P .. 'pool_workers', known[1])) <= 0 then
+      call('HDEL', P .. 'pools', known[1])
+      call('HDEL', P .. 'pool_workers', known[1])
+    end
+  end
+  call('ZREM', P .. 'workers', worker)
+  call('DEL', key)
+  emit('worker_' .. (reason == 'left' and 'left' or 'expired'), '', 0, {worker = worker, reason = reason})
+end

@@ -1,0 +1,67 @@
+-- Ends a run, gives its units back and hands them to whoever is next, in one step.
+-- Guarantee: only the run that holds the token can end the job; repeating it changes nothing.
+--
+-- ARGV[2..] job id, token, outcome (completed failed unprocessable retried replaced released lost),
+--           data (JSON: result, error, reason ...), successor (JSON or ""): class, needs, priority, org,
+--           owner, task, due_ms, max_retries, retries, message, row (JSON text or absent)
+-- Answers {answer = done | again | stale | gone, started = ids, state}
+local id, token, outcome = ARGV[2], ARGV[3], ARGV[4]
+local job = read(id)
+if not job then
+  return cjson.encode({answer = 'gone'})
+end
+if job.token ~= token or (job.state ~= 'running' and job.state ~= 'stopping') then
+  if job.ended == token then
+    return cjson.encode({answer = 'again', state = job.state})
+  end
+  emit('refused', id, job.version, {token = token, reason = outcome .. ' by a run that lost the job'})
+  return cjson.encode({answer = 'stale', state = job.state})
+end
+local data = cjson.decode(ARGV[5])
+data.token, data.worker = token, job.worker
+local runtime = now - tonumber(job.started)
+if outcome == 'completed' or outcome == 'failed' or outcome == 'unprocessable' then
+  leave_worker(job)
+  data.runtime_ms = runtime
+  local average = tonumber(call('HGET', P .. 'runtimes', job.task)) or runtime
+  call('HSET', P .. 'runtimes', job.task, string.format('%.1f', average + 0.3 * (runtime - average)))
+  call('HINCRBY', P .. 'worker:' .. job.worker, outcome == 'completed' and 'completed' or 'failed', 1)
+  finish(job, outcome, outcome, {ended = token}, data)
+elseif outcome == 'retried' or outcome == 'replaced' then
+  if ARGV[6] == '' then
+    -- Replaced by a canvas: this id lives on when the canvas publishes it again.
+    leave_worker(job)
+    finish(job, 'replaced', 'completed', {ended = token, replaced = 1}, data)
+  else
+    local next = cjson.decode(ARGV[6])
+    leave_worker(job)
+    call('SET', P .. 'message:' .. id, next.message)
+    local queue = next.needs:match('queue:(%S+)$')
+    if queue ~= job.queue then
+      call('HINCRBY', P .. 'counts', job.queue .. '|' .. job.state, -1)
+      call('HINCRBY', P .. 'counts', queue .. '|' .. job.state, 1)
+    end
+    local changes = {class = next.class, task = next.task, retries = next.retries, queue = queue,
+      max_retries = next.max_retries, ended = token}
+    for name, value in pairs({class = next.class, task = next.task, queue = queue, needs = next.needs,
+      priority = next.priority, org = next.org, owner = next.owner}) do
+      job[name] = value
+    end
+    data.retries = tonumber(next.retries)
+    data.row = next.row
+    requeue(job, outcome, changes, data, tonumber(next.due_ms))
+  end
+elseif outcome == 'released' then
+  leave_worker(job)
+  if job.state == 'stopping' and job.stop == 'cancel' then
+    data.reason, data.by, data.undelivered_result = job.stop_reason, job.stop_by, true
+    finish(job, 'canceled', 'canceled', {ended = token}, data)
+  else
+    requeue(job, 'released', {ended = token}, data)
+  end
+else
+  call('HSET', P .. 'job:' .. id, 'ended', token)
+  lose(job, data.reason or 'its process died')
+end
+continue_wakes()
+return cjson.encode({answer = 'done', state = job.state, started = #started > 0 and started or nil})

@@ -1,0 +1,47 @@
+-- Put in front of every script: the names of all keys and the clock.
+--
+-- KEYS[1] prefix of all keys of the ledger
+-- ARGV[1] run id of the Redis server, as the client's connection learned it when it connected
+--
+-- Keys (after the prefix):
+--   meta              hash    epoch, run_id, open, sequence, token, ticked, clock_offset (tests), ...
+--   defaults, limits  hash    resource or kind -> limit; configured, and set by an operator
+--   weights           hash    org -> weight of its turns
+--   holds             hash    resource -> JSON {by, reason, until_ms}
+--   ends              zset    "hold <resource>" | "limit <resource>" by the time it ends
+--   job:<id>          hash    where a job stands and what it holds
+--   message:<id>      string  its Celery message, less the two closing braces of its headers
+--   class:<class>     zset    waiting jobs by sequence
+--   needs:<class>     hash    needs, priority, org, owner; parked = the resource where the class is parked
+--   lanes:<resource>  zset    "<priority>|<org>" of the classes parked there, by turn
+--   passes:<resource> hash    lane -> its pass (stride scheduling), kept while anything is parked there
+--   parked:<resource>|<lane>  zset  classes by the sequence of their first job
+--   holders:<resource>  set   owners of its units
+--   wakes             set     resources whose wake is not finished
+--   delayed, expiring zset    jobs by due time, by expiry of the job itself
+--   dispatched        zset    dispatched, unclaimed jobs by the end of their dispatch lease
+--   dispatched:<queue>  set   the same by queue
+--   workers           zset    workers by the end of their lease
+--   worker:<worker>   hash    what it reported; worker:<worker>:jobs set of its running jobs
+--   pools             hash    queues consumed together, joined by "," -> slots of their live workers
+--   running:<pool>    set     running jobs of the workers of a pool
+--   runtimes          hash    task -> running average of its run time in ms
+--   counts            hash    "<queue>|<state>" -> jobs
+--   tombstones        zset    finished jobs whose end the store has not confirmed
+--   events            stream  every transition
+--   leader:<name>     string  who holds a singleton's term
+local P = KEYS[1]
+local call = redis.call
+
+local clock = call('TIME')
+local now_us = clock[1] * 1000000 + clock[2] + (tonumber(call('HGET', P .. 'meta', 'clock_offset')) or 0) * 1000
+local now = math.floor(now_us / 1000)
+
+-- A number as text without an exponent, which Lua would choose above 1e14.
+local function text(number)
+  return string.format('%.0f', number)
+end
+
+local function default(name, fallback)
+  return tonumber(call('HGET', P .. 'defaults', name)) or fallback
+end

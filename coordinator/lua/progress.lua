@@ -1,0 +1,12 @@
+-- Records the progress of a running job and tells it whether it has to stop.
+--
+-- ARGV[2..] job id, token, progress (JSON, or "" to ask only)
+-- Answers {answer = ok | stale, stop = cancel | release}
+local fields = call('HMGET', P .. 'job:' .. ARGV[2], 'token', 'state', 'stop')
+if fields[1] ~= ARGV[3] or (fields[2] ~= 'running' and fields[2] ~= 'stopping') then
+  return cjson.encode({answer = 'stale'})
+end
+if ARGV[4] ~= '' then
+  call('HSET', P .. 'job:' .. ARGV[2], 'progress', ARGV[4], 'progressed', text(now))
+end
+return cjson.encode({answer = 'ok', stop = fields[2] == 'stopping' and fields[3] or nil})

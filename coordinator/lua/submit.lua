@@ -1,0 +1,56 @@
+-- Accepts jobs: each starts at once if all its resources are free, else it waits in its class.
+-- Guarantee: submitting the same id again changes nothing; all jobs of a call are taken in one step.
+--
+-- ARGV[2..] per job: id, class, needs (joined by spaces), priority, org, owner, task, due ms (0 now),
+--           expires ms (0 never), max_retries, retries, message, row (JSON for the recorder, or "")
+-- Answers a list: {state, resource, code, holders, position} or {known = state}; in order.
+local answers = {}
+for i = 2, #ARGV, 13 do
+  local id, queue = ARGV[i], ARGV[i + 2]:match('queue:(%S+)$')
+  local old = read(id)
+  if old and not old.replaced then
+    answers[#answers + 1] = {known = old.state}
+  else
+    local job = {id = id, queue = queue, class = ARGV[i + 1], task = ARGV[i + 6],
+      sequence = text(next_sequence())}
+    if old then
+      -- The task was replaced by a canvas that ends in this id: a new life of the same job.
+      job.state, job.version = old.state, old.version
+      call('ZREM', P .. 'tombstones', id)
+      call('HDEL', P .. 'job:' .. id, 'replaced', 'token', 'worker', 'nonce', 'attempts', 'losses')
+    end
+    local needs = {needs = ARGV[i + 2], priority = ARGV[i + 3], org = ARGV[i + 4], owner = ARGV[i + 5]}
+    local due, expires = tonumber(ARGV[i + 7]), tonumber(ARGV[i + 8])
+    local fields = {queue = queue, class = job.class, task = job.task, sequence = job.sequence,
+      max_retries = ARGV[i + 9]}
+    if ARGV[i + 10] ~= '0' then fields.retries = ARGV[i + 10] end
+    if needs.owner ~= '' then fields.owner = needs.owner end
+    if expires > 0 then
+      fields.expires = text(expires)
+      call('ZADD', P .. 'expiring', expires, id)
+    end
+    local data = {sequence = job.sequence}
+    if ARGV[i + 12] ~= '' then data.row = ARGV[i + 12] end
+    call('SET', P .. 'message:' .. id, ARGV[i + 11])
+    if due > now then
+      data.due_ms = due
+      fields.due, fields.needs, fields.priority, fields.org = text(due), needs.needs, needs.priority, needs.org
+      move(job, 'submitted', 'delayed', fields, data)
+      call('ZADD', P .. 'delayed', due, id)
+      answers[#answers + 1] = {state = 'delayed'}
+    else
+      move(job, 'submitted', 'waiting', fields, data)
+      local resource, code = enqueue(job, needs)
+      if resource then
+        local answer = blockers(job, resource, code)
+        emit('blocked', id, job.version, answer)
+        answer.state = 'waiting'
+        answers[#answers + 1] = answer
+      else
+        answers[#answers + 1] = {state = 'dispatched'}
+      end
+    end
+  end
+end
+continue_wakes()
+return cjson.encode(answers)
