@@ -1,0 +1,40 @@
+"""The store: what was accepted and what happened, in SQLite or PostgreSQL.
+
+Importing it imports SQLAlchemy, which takes most of a second: processes that may never need the store
+import it where they first use it. Verbs live in the modules of this package, one topic each.
+"""
+
+from __future__ import annotations
+
+from coordinator.store.database import Row, RowRefused
+from coordinator.store.log import Log
+from coordinator.store.operations import Operations, OperatorSetting
+from coordinator.store.poison import Poison
+from coordinator.store.queries import Queries
+from coordinator.store.recording import Recorded, Recording
+from coordinator.store.redaction import Redactor, redact
+from coordinator.store.restoration import Restoration, StoredJob
+from coordinator.store.retention import Pruned, Retention
+from coordinator.store.upgrade import SchemaStatus, Upgrade
+
+__all__ = [
+    "OperatorSetting",
+    "Pruned",
+    "Recorded",
+    "Redactor",
+    "Row",
+    "RowRefused",
+    "SchemaStatus",
+    "Store",
+    "StoredJob",
+    "redact",
+]
+
+
+class Store(Recording, Poison, Restoration, Queries, Log, Operations, Retention, Upgrade):
+    """All verbs of the store; see ``database.Database`` for the arguments.
+
+    Cheap to make: it connects with the first verb. Safe to share between threads and across a fork.
+    Every verb raises ``StoreUnavailable`` when the database cannot be used and ``RowRefused`` when it
+    forbids a value.
+    """

@@ -1,0 +1,169 @@
+"""Submission: accepted jobs become rows, before anything else knows of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from coordinator.errors import StoreUnavailable
+from coordinator.jobs import Job
+from coordinator.states import State
+from coordinator.store.database import Database, chunks, now_ms, translated
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+_ATTEMPTS = 5
+
+
+def compact(value: Any) -> str:
+    """Return ``value`` as JSON without spaces."""
+    return json.dumps(value, separators=(",", ":"))
+
+
+class Submission(Database):
+    """The verbs that accept jobs."""
+
+    def insert(self, jobs: Sequence[Job]) -> set[str]:
+        """Store accepted jobs in one transaction; ids that are known already are left alone.
+
+        A new row is waiting (or delayed) in epoch 0, and its sequence is a guess from the producer's
+        clock until the ledger's event with the real one is recorded.
+
+        Args:
+            jobs: what was submitted.
+
+        Returns:
+            The ids that were not known before.
+
+        Raises:
+            StoreUnavailable: nothing was stored.
+            RowRefused: a value the database forbids; nothing was stored.
+        """
+        if not jobs:
+            return set()
+        if len(jobs) == 1 and len(jobs[0].models) < 2:
+            # The hot path of delay(): one statement that is its own transaction.
+            with self.stating() as connection:
+                done = connection.exec_driver_sql(*self._bound(self.definition(jobs[0])))
+                return {jobs[0].job_id} if done.rowcount else set()
+        for _ in range(_ATTEMPTS):
+            with self.writing() as connection:
+                new = self._insert(connection, jobs)
+                if new is not None:
+                    return new
+                connection.rollback()
+        raise StoreUnavailable("the same jobs are being submitted by others again and again")
+
+    def insert_in(self, target: sa.Connection | Session, jobs: Sequence[Job]) -> set[str]:
+        """Store accepted jobs inside the caller's own transaction (transactional outbox).
+
+        The jobs are accepted when the caller commits; the reaper hands them to the ledger if the caller
+        does not. From an ``AsyncSession``: ``await session.run_sync(lambda own: store.insert_in(own, jobs))``.
+
+        Args:
+            target: a connection or session on the database of this store.
+            jobs: what was submitted.
+
+        Returns:
+            The ids that were not known before.
+        """
+        connection = target if isinstance(target, sa.Connection) else target.connection()
+        with translated(self.shown):
+            known = self.known_in(connection, [job.job_id for job in jobs])
+            new = [job for job in _unique(jobs) if job.job_id not in known]
+            self._insert_rows(connection, new)
+            return {job.job_id for job in new}
+
+    def known(self, job_ids: Sequence[str]) -> set[str]:
+        """Return those of the ids that have a row."""
+        with self.reading() as connection:
+            return self.known_in(connection, job_ids)
+
+    def known_in(self, connection: sa.Connection, job_ids: Sequence[str]) -> set[str]:
+        """Return those of the ids that have a row, as this transaction sees it."""
+        column = self.schema.jobs.c.job_id
+        found: set[str] = set()
+        for some in chunks(job_ids):
+            found.update(connection.scalars(sa.select(column).where(column.in_(some))))
+        return found
+
+    def definition(self, job: Job) -> dict[str, Any]:
+        """Return the columns of a new row; JSON columns are texts."""
+        models = job.models
+        queued = job.submitted_ms or now_ms()
+        text = self.redactor.text
+        return {
+            "job_id": job.job_id,
+            "task": job.task,
+            "queue": job.queue,
+            "model": models[0] if models else None,
+            "required_models": compact(models),
+            "needs": compact(job.needs),
+            "org": job.org,
+            "owner": job.owner,
+            "priority": job.priority,
+            "sequence": queued * 1000,
+            "state": State.DELAYED.value if job.due_ms else State.WAITING.value,
+            "message": job.message,
+            "args_repr": text(job.args_repr),
+            "kwargs_repr": text(job.kwargs_repr),
+            "root_id": job.root_id,
+            "parent_id": job.parent_id,
+            "due_at": job.due_ms or None,
+            "expires_at": job.expires_ms or None,
+            "queued_at": queued,
+            "retries": job.retries,
+            "max_retries": job.max_retries,
+            "timeout": job.timeout,
+            "heartbeat_timeout": job.heartbeat_timeout,
+        }
+
+    def _insert(self, connection: sa.Connection, jobs: Sequence[Job]) -> set[str] | None:
+        known = self.known_in(connection, [job.job_id for job in jobs])
+        new = [job for job in _unique(jobs) if job.job_id not in known]
+        if self._insert_rows(connection, new) == len(new):
+            return {job.job_id for job in new}
+        # On PostgreSQL somebody stored one of them between the two statements: whose is it? Ask again.
+        return None
+
+    def _insert_rows(self, connection: sa.Connection, jobs: Sequence[Job]) -> int:
+        if not jobs:
+            return 0
+        bound = [self._bound(self.definition(job)) for job in jobs]
+        done = connection.exec_driver_sql(bound[0][0], [values for _, values in bound])
+        self.insert_models(connection, jobs)
+        return done.rowcount
+
+    def insert_models(self, connection: sa.Connection, jobs: Iterable[Job]) -> None:
+        """Store the second and further models of jobs, so that they are found by each of them."""
+        rows = [{"job_id": job.job_id, "model": model} for job in jobs for model in job.models[1:]]
+        if rows:
+            insert = self.upsert(self.schema.models).on_conflict_do_nothing()
+            connection.execute(insert, rows)
+
+    @cached_property
+    def _statement(self) -> tuple[str, tuple[str, ...] | None]:
+        # Compiled once: building the statement anew would cost more than running it.
+        table = self.schema.jobs
+        columns = self.definition(Job("id", "task", "queue", (), "message"))
+        insert = self.upsert(table).values({name: sa.bindparam(name) for name in columns})
+        dialect = self.engine.dialect
+        compiled = insert.on_conflict_do_nothing().compile(dialect=dialect)
+        positions = getattr(compiled, "positiontup", None)
+        return str(compiled), tuple(positions) if positions else None
+
+    def _bound(self, row: Mapping[str, Any]) -> tuple[str, Any]:
+        statement, positions = self._statement
+        return statement, tuple(row[name] for name in positions) if positions else row
+
+
+def _unique(jobs: Sequence[Job]) -> list[Job]:
+    first: dict[str, Job] = {}
+    for job in jobs:
+        first.setdefault(job.job_id, job)
+    return list(first.values())

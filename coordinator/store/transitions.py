@@ -1,0 +1,232 @@
+"""Transitions: what an event of the ledger changes in the row of its job. No I/O.
+
+Each effect depends on its event alone, never on the row. So a column has the value of the newest event that
+sets it, whatever the order in which the events arrive, and a replay changes nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from coordinator.jobs import Event, Job
+from coordinator.states import FINAL, State, Verb
+
+#: Columns of a job's row that events without a new definition of the job change.
+COLUMNS = (
+    "sequence",
+    "state",
+    "queue_position",
+    "blocked_by_job_id",
+    "conflict_reason",
+    "due_at",
+    "dispatched_at",
+    "started_at",
+    "finished_at",
+    "attempts",
+    "retries",
+    "losses",
+    "worker",
+    "token",
+    "last_heartbeat",
+    "progress",
+    "result",
+    "error",
+    "epoch",
+    "version",
+)
+
+#: Data of an event with the same meaning whatever its verb: name there, column here.
+_NUMBERS = {
+    "sequence": "sequence",
+    "attempts": "attempts",
+    "retries": "retries",
+    "losses": "losses",
+    "token": "token",
+    "due_ms": "due_at",
+}
+
+_ENDS_IN_ERROR = frozenset({State.FAILED, State.UNPROCESSABLE})
+_GOES_ON_AFTER_ERROR = frozenset({Verb.RETRIED, Verb.REPLACED, Verb.EXPIRED})
+
+_JOB_FIELDS = frozenset(item.name for item in fields(Job))
+
+#: Number of events of one millisecond that a stream id can tell apart here.
+_PARTS = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """An event and its effect.
+
+    Attributes:
+        event: as it came from the ledger.
+        ordinal: the event's id as one number, in the order of the stream.
+        changes: columns of the job's row and their new values.
+        job: the job's definition, when the event carries one.
+        defines: whether the event carried a definition, also when only its trace is left in the log.
+        before: the state before it, for the log.
+    """
+
+    event: Event
+    ordinal: int
+    changes: Mapping[str, Any]
+    job: Job | None
+    defines: bool
+    before: str | None = None
+
+    @property
+    def order(self) -> tuple[int, int, int, str]:
+        event = self.event
+        return event.epoch, event.version, self.ordinal, event.event_id
+
+    @property
+    def state(self) -> str | None:
+        return self.changes.get("state")
+
+
+def ordinal_of(event_id: str, at_ms: int) -> int:
+    """Return the id of a stream entry as one number that sorts like the stream.
+
+    Args:
+        event_id: ``<milliseconds>-<part>``.
+        at_ms: the event's time, for an id of another form.
+    """
+    parts = re.fullmatch(r"(\d+)-(\d+)", event_id)
+    if not parts:
+        return at_ms * _PARTS
+    return int(parts[1]) * _PARTS + min(int(parts[2]), _PARTS - 1)
+
+
+def first_ordinal(at_ms: int) -> int:
+    """Return the least ordinal of a moment (Unix milliseconds)."""
+    return at_ms * _PARTS
+
+
+def transition(event: Event) -> Transition:
+    """Return what ``event`` changes.
+
+    Raises:
+        ValueError, TypeError, KeyError, AttributeError: the event is damaged.
+    """
+    data = event.data
+    row = data.get("row")
+    job = None
+    if isinstance(row, dict):
+        known = {name: value for name, value in row.items() if name in _JOB_FIELDS}
+        # Lua writes an empty list as {}.
+        job = Job(**{**known, "needs": tuple(known["needs"] or ())})
+        if job.job_id != event.job_id:
+            raise ValueError(f"the row of job {job.job_id!r} in an event of job {event.job_id!r}")
+    return Transition(
+        event=event,
+        ordinal=ordinal_of(event.event_id, event.at_ms),
+        changes=_changes(event, data) if event.job_id else {},
+        job=job,
+        defines=bool(row),
+    )
+
+
+def _changes(event: Event, data: Mapping[str, Any]) -> dict[str, Any]:
+    if event.verb == Verb.BLOCKED:
+        holders = data.get("holders")
+        return {
+            "blocked_by_job_id": str(holders[0]) if isinstance(holders, list) and holders else None,
+            "conflict_reason": _text(data.get("reason")),
+            "queue_position": _whole(data.get("position")),
+        }
+    if data.get("state") is None:
+        return {}
+    state = State(data["state"])
+    changes: dict[str, Any] = {
+        "state": state.value,
+        "finished_at": event.at_ms if state in FINAL else None,
+    }
+    for name, column in _NUMBERS.items():
+        if data.get(name) is not None:
+            changes[column] = _whole(data[name])
+    if data.get("worker") is not None:
+        changes["worker"] = str(data["worker"])
+    if state is State.DISPATCHED:
+        changes.update(dispatched_at=event.at_ms, queue_position=None)
+    elif event.verb == Verb.STARTED:
+        # The progress and the heartbeat of the run before this one say nothing about it.
+        changes.update(started_at=event.at_ms, last_heartbeat=event.at_ms, progress=None)
+    elif event.verb == Verb.RESUBMITTED:
+        changes.update(result=None, error=None, due_at=changes.get("due_at"))
+    elif state is State.COMPLETED:
+        changes.update(result=_text(data.get("result")), error=None)
+    elif state in _ENDS_IN_ERROR or event.verb in _GOES_ON_AFTER_ERROR:
+        changes["error"] = _text(data.get("error") or data.get("reason"))
+    return changes
+
+
+def _whole(value: Any) -> int | None:
+    return None if value is None else int(value)
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """The row after a series of transitions.
+
+    Attributes:
+        values: the columns of ``COLUMNS``.
+        job: the definition that replaces the one in the row, or None.
+        steps: the transitions in their order, each with the state before it.
+    """
+
+    values: dict[str, Any]
+    job: Job | None
+    steps: tuple[Transition, ...]
+
+
+def is_late(row: Mapping[str, Any], transitions: Iterable[Transition]) -> bool:
+    """Whether one of the transitions is older than the row: then the whole history has to be folded."""
+    newest = row["epoch"], row["version"]
+    return any((item.event.epoch, item.event.version) < newest for item in transitions)
+
+
+def fold(row: Mapping[str, Any], transitions: Iterable[Transition], whole: bool = False) -> Fold:
+    """Apply transitions to a row, oldest first.
+
+    Args:
+        row: the row as it is.
+        transitions: all newer than the row, or the whole history of the job.
+        whole: whether it is the whole history.
+
+    Returns:
+        The columns after it; the version never goes back.
+    """
+    values = dict(row)
+    newest = row["epoch"], row["version"]
+    state = row["state"] if newest > (0, 0) and not whole else None
+    job: Job | None = None
+    steps = []
+    for item in sorted(transitions, key=lambda one: one.order):
+        values.update(item.changes)
+        newest = max(newest, (item.event.epoch, item.event.version))
+        if item.defines:
+            # Only the newest definition counts; of older ones the log keeps just the trace.
+            job = item.job
+        if item.state is not None:
+            steps.append(_with_before(item, state))
+            state = item.state
+        else:
+            steps.append(item)
+    if whole:
+        # These two are also written by the running job itself, and that is newer.
+        values["progress"] = row["progress"]
+        beats = (row["last_heartbeat"], values["last_heartbeat"])
+        values["last_heartbeat"] = max((beat for beat in beats if beat is not None), default=None)
+    values["epoch"], values["version"] = newest
+    return Fold(values, job, tuple(steps))
+
+
+def _with_before(item: Transition, before: str | None) -> Transition:
+    return Transition(item.event, item.ordinal, item.changes, item.job, item.defines, before)
