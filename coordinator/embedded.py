@@ -21,6 +21,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from coordinator.errors import CoordinatorError
+from coordinator.ledger import connection_url
 from coordinator.private_file import PrivateFile, write_private
 from coordinator.settings import Settings
 
@@ -54,25 +55,38 @@ def redis_url(settings: Settings) -> str:
     return settings.redis_url or Embedded(settings.data_dir).url
 
 
+def connect(url: str, timeout: float) -> redis.Redis:
+    """Return a client that tries once and does not wait longer than ``timeout`` seconds.
+
+    Raises:
+        CoordinatorError: the URL is of a kind that cannot be asked directly.
+    """
+    try:
+        return redis.Redis.from_url(
+            connection_url(url),
+            socket_connect_timeout=timeout,
+            socket_timeout=timeout,
+            retry=Retry(NoBackoff(), 0),
+        )
+    except ValueError as error:
+        raise CoordinatorError(f"Redis: {error}") from error
+
+
 def trouble(url: str, timeout: float = 1.0) -> str | None:
     """Return why the Redis at ``url`` does not answer, or None if it does.
 
     Args:
         url: its address with the password.
         timeout: seconds to wait for it.
+
+    Raises:
+        CoordinatorError: the URL is of a kind that cannot be asked directly.
     """
-    client = redis.Redis.from_url(
-        url,
-        socket_connect_timeout=timeout,
-        socket_timeout=timeout,
-        retry=Retry(NoBackoff(), 0),
-    )
-    try:
-        client.ping()
-    except redis.exceptions.RedisError as error:
-        return str(error) or type(error).__name__
-    finally:
-        client.close()
+    with connect(url, timeout) as client:
+        try:
+            client.ping()
+        except redis.exceptions.RedisError as error:
+            return str(error) or type(error).__name__
     return None
 
 

@@ -67,6 +67,8 @@ class Settings:
         task_rules: options by task name for producers that do not have the task's code.
         job_types: ``job_type`` to task name, for scripts over HTTP and batch files.
         allowed_callables, allowed_commands: what HTTP and batch files may name.
+        app: the Celery app of the command line, as ``celery -A`` takes it.
+        summary: ``module:callable`` that tells ``coordinator up`` how far the models have come.
     """
 
     redis_url: str | None = None
@@ -86,6 +88,8 @@ class Settings:
     job_types: Mapping[str, str] = field(default_factory=dict)
     allowed_callables: tuple[str, ...] = ()
     allowed_commands: tuple[str, ...] = ()
+    app: str | None = None
+    summary: str | None = None
 
     @property
     def embedded(self) -> bool:
@@ -204,6 +208,8 @@ _PARSERS: dict[str, Callable[[object], Any]] = {
     "job_types": _mapping,
     "allowed_callables": _names,
     "allowed_commands": _names,
+    "app": _text,
+    "summary": _text,
 }
 
 

@@ -1,0 +1,31 @@
+"""The command line: ``coordinator VERB``, also ``celery -A tasks coordinator VERB``.
+
+One file per verb. The files import what is heavy inside their functions: Celery loads this group
+with each of its own commands, every worker's included.
+"""
+
+from __future__ import annotations
+
+import click
+
+from coordinator.cli import check, restart, up
+from coordinator.cli.installation import Installation
+from coordinator.cli.output import ErrorsShown
+
+
+@click.group(cls=ErrorsShown, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "-A",
+    "--app",
+    metavar="APP",
+    help="The Celery app, as in celery -A; default: COORDINATOR_APP, or tasks if it is found.",
+)
+@click.version_option(package_name="celery-coordinator")
+@click.pass_context
+def main(ctx: click.Context, app: str | None) -> None:
+    """Task orchestration on Celery for work that shares scarce things."""
+    ctx.obj = Installation.of(ctx, app)
+
+
+for verb in (up, check, restart):
+    main.add_command(verb.command)
