@@ -1,0 +1,177 @@
+"""The recorder: brings what the ledger did into the store. One process at a time does it.
+
+Order of writes: the store commits, results that no worker wrote are delivered, and only then the ledger forgets.
+Each step may be repeated, so a recorder that is killed anywhere leaves work for the next one, never a gap.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from coordinator.errors import LedgerClosed, LedgerUnavailable, StoreUnavailable
+from coordinator.jobs import Event
+
+if TYPE_CHECKING:
+    from coordinator.ledger import Ledger
+    from coordinator.store import Store
+
+logger = logging.getLogger("coordinator")
+
+NAME = "recorder"
+
+#: How long the term of an elected recorder lasts; when it dies, another takes over after it.
+TERM_MS = 5000
+
+#: Events in one transaction: short, so that producers on SQLite wait for milliseconds only.
+BATCH = 500
+
+#: Batches between two elections; together far shorter than the term.
+BATCHES = 4
+
+#: Seconds between two looks at an empty stream (growing), for somebody else's term, and after an error.
+IDLE_LEAST, IDLE_MOST = 0.05, 0.5
+WATCH = 1.0
+BACK_OFF_LEAST, BACK_OFF_MOST = 0.25, 2.0
+
+#: Nothing is wrong with an event when one of these is raised: it is tried again.
+_PASSING = (StoreUnavailable, LedgerUnavailable, LedgerClosed)
+
+
+class Recorder:
+    """Records the events of one ledger in one store.
+
+    Args:
+        ledger: where the events are read.
+        store: where they are written.
+        deliver: writes the Celery result of a job that ended without a worker; it gets the event and the
+            job's row (None when the store does not know it), and may be called again for the same event.
+        holder: this process among those that may be elected.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        store: Store,
+        deliver: Callable[[Event, dict[str, Any] | None], None],
+        holder: str,
+    ) -> None:
+        self.ledger, self.store, self.deliver, self.holder = ledger, store, deliver, holder
+        self.elected = False
+
+    def tick(self) -> int:
+        """Record what there is, up to some batches; return the number of events dealt with.
+
+        0 when there is nothing, or when another process is the recorder.
+
+        Raises:
+            StoreUnavailable, LedgerUnavailable, LedgerClosed: the events stay where they are.
+        """
+        self.elected = self.ledger.elect(NAME, self.holder, TERM_MS)
+        if not self.elected:
+            return 0
+        total = 0
+        for _ in range(BATCHES):
+            events = self.ledger.read_events(BATCH)
+            if not events:
+                break
+            unrecorded = self._record(events)
+            for event in events:
+                if event.data.get("undelivered_result"):
+                    self._deliver(event)
+            # Without its state, the end of a job that could not be recorded leaves its tombstone in
+            # place: else the row, still unfinished, would be taken for a lost job and run again.
+            self.ledger.settle(
+                [
+                    replace(event, data={}) if _key(event) in unrecorded else event
+                    for event in events
+                ]
+            )
+            total += len(events)
+            if len(events) < BATCH:
+                break
+        return total
+
+    def run(self, stop: threading.Event) -> None:
+        """Record until ``stop`` is set: at once while there is something, else looking ever less often."""
+        pause, trouble = IDLE_LEAST, 0
+        while not stop.is_set():
+            try:
+                done = self.tick()
+            except _PASSING as error:
+                trouble += 1
+                if trouble == 1:
+                    logger.error("[COORDINATOR] recording waits, nothing is lost: %s", error)
+            except Exception:
+                # The thread must outlive what nobody thought of: without it the stream fills up Redis.
+                trouble += 1
+                logger.exception("[COORDINATOR] recording failed and is tried again")
+            else:
+                if trouble:
+                    logger.info("[COORDINATOR] recording goes on after %d attempts", trouble)
+                trouble = 0
+                pause = IDLE_LEAST if done else min(pause * 1.5, IDLE_MOST)
+                if not done:
+                    stop.wait(pause if self.elected else WATCH)
+                continue
+            stop.wait(min(BACK_OFF_LEAST * 2 ** min(trouble, 8), BACK_OFF_MOST))
+        self._resign()
+
+    def _resign(self) -> None:
+        if not self.elected:
+            return
+        self.elected = False
+        try:
+            self.ledger.resign(NAME, self.holder)
+        except _PASSING as error:
+            logger.debug("[COORDINATOR] the recorder's term ends by itself: %s", error)
+
+    def _record(self, events: Sequence[Event]) -> set[tuple[int, str]]:
+        """Record events; return the keys of those that could not be, not even without their details."""
+        # Needed here alone, and by then the store has been imported.
+        from coordinator.store import RowRefused
+
+        try:
+            self.store.record(events)
+        except RowRefused as error:
+            if len(events) > 1:
+                half = len(events) // 2
+                return self._record(events[:half]) | self._record(events[half:])
+            return self._set_aside(events[0], error)
+        return set()
+
+    def _set_aside(self, event: Event, error: Exception) -> set[tuple[int, str]]:
+        from coordinator.store import RowRefused
+
+        self.store.set_aside(event, str(error))
+        try:
+            self.store.record([self.store.bare(event)])
+        except RowRefused:
+            logger.error(
+                "[COORDINATOR] event %s (%s of job %s) cannot be recorded and was set aside: %s",
+                *(event.event_id, event.verb, event.job_id, error),
+            )
+            return {_key(event)}
+        logger.error(
+            "[COORDINATOR] details of event %s (%s of job %s) were refused and set aside: %s",
+            *(event.event_id, event.verb, event.job_id, error),
+        )
+        return set()
+
+    def _deliver(self, event: Event) -> None:
+        row = self.store.job(event.job_id)
+        try:
+            self.deliver(event, row)
+        except _PASSING:
+            raise
+        except Exception as error:
+            # Whoever waits for this one result waits on; all others must not wait with it.
+            logger.exception("[COORDINATOR] the result of job %s was not delivered", event.job_id)
+            self.store.set_aside(event, f"not delivered: {type(error).__name__}: {error}")
+
+
+def _key(event: Event) -> tuple[int, str]:
+    return event.epoch, event.event_id
