@@ -21,6 +21,7 @@ from redis.connection import Connection, ConnectionPool
 
 from coordinator.errors import LedgerClosed, LedgerUnavailable
 from coordinator.jobs import Event, Job
+from coordinator.resources import models_of
 
 _ADMISSION = ("keys", "epoch", "jobs", "admission", "ending")
 
@@ -29,8 +30,9 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "open": ("keys",),
     "elect": ("keys",),
     "progress": ("keys", "epoch"),
-    "configure": ("keys", "epoch"),
     "settle": ("keys", "epoch", "jobs"),
+    "build": ("keys",),
+    "restore": ("keys", "building", "jobs", "admission", "ending"),
 }
 
 #: How long an operation goes on trying to reach Redis, in seconds.
@@ -57,6 +59,17 @@ class Admission:
     code: str | None = None
     holders: tuple[str, ...] = ()
     position: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """What stops a waiting job now; see ``Admission`` for the fields."""
+
+    resource: str
+    code: str
+    holders: tuple[str, ...]
+    position: int
+    needs: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,7 +345,7 @@ class Ledger:
             "1" if register else "",
             slots,
             busy,
-            ",".join(sorted(queues)),
+            " ".join(sorted(queues)),
             json.dumps(report or {}),
             *pairs,
             patience=patience,
@@ -380,17 +393,76 @@ class Ledger:
     def epoch(self) -> int | None:
         """Return the present epoch, or None when the ledger has none for this life of the server."""
         with self._connection() as connection:
-            connection.send_command("HMGET", f"{self.prefix}meta", "epoch", "run_id")
-            epoch, run_id = connection.read_response()
-            return int(epoch) if epoch and run_id == connection.coordinator_run_id else None
+            connection.send_command("HMGET", f"{self.prefix}meta", "epoch", "run_id", "open")
+            epoch, run_id, state = connection.read_response()
+            current = run_id == connection.coordinator_run_id and state != "building"
+            return int(epoch) if epoch and current else None
 
-    def open(self, epoch: int, admit: bool = True) -> None:
-        """Open an epoch for this life of the server."""
-        self.run("open", epoch, "1" if admit else "0")
+    def open(self, epoch: int, state: str = "1", awaited: Sequence[str] = ()) -> None:
+        """Open an epoch for this life of the server; see ``lua/open.lua``.
 
-    def admit(self, queues: Iterable[str]) -> None:
-        """Open admission after a restore."""
-        self.run("admit", *[f"queue:{queue}" for queue in queues])
+        Args:
+            epoch: greater than every one before.
+            state: ``building``, ``0`` (workers report, nobody is admitted) or ``1`` (open).
+            awaited: workers to wait for, one lease at most.
+        """
+        self.run("open", epoch, state, *awaited)
+
+    def open_for_workers(self, awaited: Sequence[str]) -> None:
+        """End building; admission opens when these workers have reported, or after one lease."""
+        epoch = self.redis.hget(f"{self.prefix}meta", "epoch")
+        self.open(int(epoch or 0), "0" if awaited else "1", awaited)
+        if not awaited:
+            self.tick()
+
+    def restore(self, jobs: Sequence[Any]) -> None:
+        """Enter unfinished jobs (``store.StoredJob``) into a ledger that is being built."""
+        arguments: list[str | int | float] = []
+        for item in jobs:
+            job = item.job
+            arguments += (
+                job.job_id,
+                job.class_id,
+                " ".join(job.needs),
+                job.priority,
+                job.org or "",
+                job.owner,
+                job.task,
+                job.due_ms,
+                job.expires_ms,
+                job.max_retries,
+                job.retries,
+                job.message,
+                item.sequence,
+                item.attempts,
+                item.losses,
+                item.state.value,
+                item.worker or "",
+                item.token or 0,
+            )
+        self.run("restore", *arguments)
+
+    def known_workers(self) -> set[str]:
+        """Return the workers of the ledger, whatever life of the server it is of."""
+        return set(self.redis.zrange(f"{self.prefix}workers", 0, -1))
+
+    def wipe(self) -> None:
+        """Delete everything but who restores."""
+        keep = f"{self.prefix}leader:"
+        batch: list[str] = []
+        for key in self.redis.scan_iter(match=f"{self.prefix}*", count=1000):
+            if not key.startswith(keep):
+                batch.append(key)
+            if len(batch) >= 500:
+                self.redis.unlink(*batch)
+                batch.clear()
+        if batch:
+            self.redis.unlink(*batch)
+
+    def forget_events(self, last_id: str) -> None:
+        """Trim the stream up to and with an event, in a ledger that is closed."""
+        milliseconds, part = last_id.split("-")
+        self.redis.xtrim(f"{self.prefix}events", minid=f"{milliseconds}-{int(part) + 1}", approximate=False)
 
     def elect(self, name: str, holder: str, ttl_ms: int) -> bool:
         """Take or extend a singleton's term; False when somebody else holds it."""
@@ -424,6 +496,35 @@ class Ledger:
         """Return what the ledger knows of a job, or None."""
         return self.redis.hgetall(f"{self.prefix}job:{job_id}") or None
 
+    def parked(self, job_id: str) -> Parked | None:
+        """Return what stops a waiting job now, or None when it does not wait."""
+        answer = self.run("why", job_id)
+        if answer.get("answer") == "none":
+            return None
+        return Parked(
+            answer["resource"],
+            answer["code"],
+            tuple(answer.get("holders") or ()),
+            answer["position"],
+            tuple(answer["needs"]),
+        )
+
+    def unknown(self, job_ids: Sequence[str]) -> set[str]:
+        """Return those of the jobs that the ledger does not know, tombstones being known."""
+        pipe = self.redis.pipeline(transaction=False)
+        for job_id in job_ids:
+            pipe.exists(f"{self.prefix}job:{job_id}")
+        return {job_id for job_id, there in zip(job_ids, pipe.execute(), strict=True) if not there}
+
+    def waiting(self, limit: int) -> list[str]:
+        """Return ids of waiting jobs: of the heads of up to 1,000 classes the oldest ``limit``."""
+        heads: list[tuple[float, str]] = []
+        for key in self.redis.scan_iter(match=f"{self.prefix}class:*", count=1000):
+            heads += [(at, job_id) for job_id, at in self.redis.zrange(key, 0, limit - 1, withscores=True)]
+            if len(heads) >= 1000 * limit:
+                break
+        return [job_id for _, job_id in sorted(heads)[:limit]]
+
     def counts(self) -> dict[tuple[str, str], int]:
         """Return the number of jobs by (queue, state)."""
         raw = self.redis.hgetall(f"{self.prefix}counts")
@@ -446,6 +547,31 @@ class Ledger:
                     {"id": worker, **fields, **report, "lease_ms": until, "jobs": sorted(jobs)}
                 )
         return found
+
+    def present(self) -> dict[tuple[str, str | None], int]:
+        """Return the number of unfinished jobs by (queue, model); a job of several models counts for each."""
+        found: dict[tuple[str, str | None], int] = {}
+        for needs, number in self._needs():
+            models = models_of(needs) or (None,)
+            for model in models:
+                key = (needs[-1].split(":", 1)[1], model)
+                found[key] = found.get(key, 0) + number
+        return found
+
+    def _needs(self) -> Iterator[tuple[list[str], int]]:
+        prefix = self.prefix
+        for key in self.redis.scan_iter(match=f"{prefix}needs:*", count=1000):
+            class_id = key.removeprefix(f"{prefix}needs:")
+            needs = self.redis.hget(key, "needs")
+            if needs:
+                yield needs.split(), self.redis.zcard(f"{prefix}class:{class_id}")
+        busy = [*self.redis.zrange(f"{prefix}dispatched", 0, -1)]
+        busy += self.redis.zrange(f"{prefix}delayed", 0, -1)
+        busy += [job["id"] for job in self.running()]
+        for job_id in set(busy):
+            needs = self.redis.hget(f"{prefix}job:{job_id}", "needs")
+            if needs:
+                yield needs.split(), 1
 
     def holders(self, resource: str) -> set[str]:
         return set(self.redis.smembers(f"{self.prefix}holders:{resource}"))
@@ -488,6 +614,7 @@ def _successor(job: Job, row: str) -> dict[str, Any]:
         "owner": job.owner,
         "task": job.task,
         "due_ms": job.due_ms,
+        "expires_ms": job.expires_ms,
         "max_retries": str(job.max_retries),
         "retries": str(job.retries),
         "message": job.message,

@@ -67,6 +67,7 @@ TRANSITIONS: frozenset[tuple[State | None, Verb, State]] = frozenset(
         (State.RUNNING, Verb.RELEASED, State.WAITING),
         (State.RUNNING, Verb.CANCELED, State.CANCELED),
         (State.RUNNING, Verb.STOPPING, State.STOPPING),
+        (State.STOPPING, Verb.REPLACED, State.COMPLETED),
         (State.STOPPING, Verb.RELEASED, State.WAITING),
         (State.STOPPING, Verb.CANCELED, State.CANCELED),
         (State.STOPPING, Verb.COMPLETED, State.COMPLETED),

@@ -4,30 +4,44 @@
 -- without a slot, or has a wake pending.
 
 local BAND = 2 ^ 49        -- room for passes below one priority
-local STRIDE = 2 ^ 20      -- what one admission costs a lane of weight 1
-local BUDGET = 60          -- classes looked at by one script; the rest is left as a pending wake
+local STRIDE = 2 ^ 16      -- what one admission costs a lane of weight 1
+local BUDGET = 60          -- classes tried by all wakes of one script; the rest is left as a pending wake
 local started = {}         -- ids dispatched by this script
 
 local limits, holds, pending = {}, {}, {}
-for _, resource in ipairs(call('SMEMBERS', P .. 'wakes')) do
-  pending[resource] = true
+local waking = call('EXISTS', P .. 'wakes') == 1
+
+-- Whether the wake of a resource is not finished. Asked one by one: after a change of the configuration
+-- thousands may be pending.
+local function is_pending(resource)
+  if waking and pending[resource] == nil then
+    pending[resource] = call('SISMEMBER', P .. 'wakes', resource) == 1
+  end
+  return waking and pending[resource]
+end
+
+local function postpone(resource)
+  call('SADD', P .. 'wakes', resource)
+  waking, pending[resource] = true, true
+end
+
+-- The configured limits that apply to a resource, the most specific first.
+local function configured(resource)
+  local kind, name = resource:match('^(%l+):?(.*)$')
+  if kind == 'org' then
+    return 'org:' .. (name:match('^(.-)/') or name), 'org'
+  elseif kind == 'queue' then
+    return resource
+  end
+  return kind
 end
 
 local function limit_of(resource)
   local known = limits[resource]
   if known == nil then
-    known = call('HGET', P .. 'limits', resource)
-    if not known then
-      local kind, name = resource:match('^(%l+):?(.*)$')
-      if kind == 'org' then
-        known = call('HGET', P .. 'defaults', 'org:' .. name:match('^(.-)/'))
-          or call('HGET', P .. 'defaults', 'org')
-      elseif kind == 'queue' then
-        known = call('HGET', P .. 'defaults', resource)
-      else
-        known = call('HGET', P .. 'defaults', kind)
-      end
-    end
+    local first, second = configured(resource)
+    known = call('HGET', P .. 'limits', resource) or call('HGET', P .. 'defaults', first)
+      or (second and call('HGET', P .. 'defaults', second))
     known = tonumber(known) or false
     limits[resource] = known
   end
@@ -41,43 +55,64 @@ local function held(resource)
   return holds[resource]
 end
 
--- Queues of a pool of workers, "selfplay,training" -> {"selfplay", "training"}.
-local function split(list, separator)
+-- No name contains a space, so that lists of needs and queues are joined by it.
+local function split(list)
   local parts = {}
-  for part in list:gmatch('[^' .. separator .. ']+') do
+  for part in list:gmatch('[^ ]+') do
     parts[#parts + 1] = part
   end
   return parts
 end
 
+-- The pools of workers that consume a queue, and all queues they consume, as a set.
 local pools
-local function window(queue)
+local function pools_of(queue)
   if not pools then
     pools = {}
     local raw = call('HGETALL', P .. 'pools')
     for i = 1, #raw, 2 do
-      pools[#pools + 1] = {name = raw[i], slots = tonumber(raw[i + 1]), queues = split(raw[i], ',')}
+      local pool = {name = raw[i], slots = tonumber(raw[i + 1]), queues = {}}
+      for _, name in ipairs(split(raw[i])) do
+        pool.queues[name] = true
+      end
+      pools[#pools + 1] = pool
     end
   end
-  local free, slots, known, siblings = 0, 0, false, {}
+  local found, siblings = {}, {}
   for _, pool in ipairs(pools) do
-    for _, name in ipairs(pool.queues) do
-      if name == queue then
-        known = true
-        slots = slots + pool.slots
-        free = free + math.max(0, pool.slots - call('SCARD', P .. 'running:' .. pool.name))
-        for _, sibling in ipairs(pool.queues) do
-          siblings[sibling] = true
-        end
-        break
+    if pool.queues[queue] then
+      found[#found + 1] = pool
+      for name in pairs(pool.queues) do
+        siblings[name] = true
       end
     end
+  end
+  return found, siblings
+end
+
+-- Changes the slots and the number of workers of a pool; what was read of the pools is stale then.
+local function change_pool(name, slots, workers)
+  pools = nil
+  call('HINCRBY', P .. 'pools', name, slots)
+  if call('HINCRBY', P .. 'pool_workers', name, workers) <= 0 then
+    call('HDEL', P .. 'pools', name)
+    call('HDEL', P .. 'pool_workers', name)
+  end
+end
+
+-- Free slots for a queue, all slots of the workers that consume it, and whether there are such workers.
+local function window(queue)
+  local free, slots = 0, 0
+  local found, siblings = pools_of(queue)
+  for _, pool in ipairs(found) do
+    slots = slots + pool.slots
+    free = free + math.max(0, pool.slots - call('SCARD', P .. 'running:' .. pool.name))
   end
   -- Dispatched jobs of every queue that shares workers with this one may take these slots.
   for sibling in pairs(siblings) do
     free = free - call('SCARD', P .. 'dispatched:' .. sibling)
   end
-  return free, slots, known
+  return free, slots, #found > 0
 end
 
 local function short(task)
@@ -87,7 +122,7 @@ end
 
 -- Why a unit of this resource cannot be had now, or nil. `task` names the job that asks.
 local function obstacle(resource, owner, task)
-  if pending[resource] then
+  if is_pending(resource) then
     return 'wake'
   end
   if held(resource) then
@@ -117,7 +152,7 @@ local function class_read(id)
   if not raw[1] then
     return nil
   end
-  return {id = id, needs = split(raw[1], ' '), priority = raw[2], org = raw[3], owner = raw[4],
+  return {id = id, needs = split(raw[1]), priority = raw[2], org = raw[3], owner = raw[4],
     parked = raw[5] or '', lane = raw[2] .. '|' .. raw[3]}
 end
 
@@ -132,6 +167,7 @@ local function unpark(class)
     call('ZREM', P .. 'lanes:' .. resource, lane)
     if call('EXISTS', P .. 'lanes:' .. resource) == 0 then
       call('DEL', P .. 'passes:' .. resource)
+      call('SREM', P .. 'blocked', resource)
     end
   end
   class.parked = ''
@@ -153,6 +189,7 @@ local function park(class, resource, sequence)
     local pass = math.max(first[2] and tonumber(first[2]) - base or 0,
       tonumber(call('HGET', P .. 'passes:' .. resource, lane)) or 0)
     call('ZADD', lanes, text(base + pass), lane)
+    call('SADD', P .. 'blocked', resource)
   end
 end
 
@@ -210,6 +247,7 @@ local function try(class, from)
     local stop, code
     if open ~= '1' then
       stop, code = class.needs[#class.needs], 'restoring'
+      postpone(stop)
     else
       for _, resource in ipairs(class.needs) do
         code = obstacle(resource, class.owner, task)
@@ -227,7 +265,7 @@ local function try(class, from)
       -- Nothing stops the next job but its turn: it waits for it on the resource being woken.
       if not from then
         from = class.needs[#class.needs]
-        call('SADD', P .. 'wakes', from)
+        postpone(from)
       end
       park(class, from, head[2])
       return true
@@ -240,63 +278,91 @@ local function try(class, from)
   return admitted
 end
 
--- Hands units that came back to the classes parked on these resources, one job at a time, in turn.
--- What the budget does not cover is noted as a pending wake, which counts as full for newcomers.
-local function wake(resources)
-  if open ~= '1' then
-    return
+-- The class whose turn it is among those parked on a resource, or nil.
+local function next_of(resource)
+  local lane = call('ZRANGE', P .. 'lanes:' .. resource, 0, 0)[1]
+  if not lane or held(resource) then
+    return nil
   end
-  local active, stopped = {}, {}
-  for _, resource in ipairs(resources) do
-    pending[resource] = nil
-    call('SREM', P .. 'wakes', resource)
-    if not active[resource] then
-      active[resource] = true
-      active[#active + 1] = resource
+  local first = call('ZRANGE', P .. 'parked:' .. resource .. '|' .. lane, 0, 0, 'WITHSCORES')
+  return {resource = resource, class = first[1], priority = tonumber(lane:match('^%d+')),
+    sequence = tonumber(first[2])}
+end
+
+-- The resources, and for each queue among them those it shares workers with: a slot serves them all.
+local function with_siblings(resources)
+  local all, seen = {}, {}
+  local function add(resource)
+    if not seen[resource] then
+      seen[resource] = true
+      all[#all + 1] = resource
     end
   end
-  local steps = 0
-  while true do
-    local best
-    for _, resource in ipairs(active) do
-      if not stopped[resource] then
-        local lane = call('ZRANGE', P .. 'lanes:' .. resource, 0, 0)[1]
-        if not lane or held(resource) then
-          stopped[resource] = true
-        else
-          local first = call('ZRANGE', P .. 'parked:' .. resource .. '|' .. lane, 0, 0, 'WITHSCORES')
-          local priority = tonumber(lane:match('^%d+'))
-          local sequence = tonumber(first[2])
-          if not best or priority < best.priority
-            or (priority == best.priority and sequence < best.sequence) then
-            best = {resource = resource, class = first[1], priority = priority, sequence = sequence}
-          end
-        end
+  for _, resource in ipairs(resources) do
+    add(resource)
+    local queue = resource:match('^queue:(.*)$')
+    if queue then
+      local _, siblings = pools_of(queue)
+      for sibling in pairs(siblings) do
+        add('queue:' .. sibling)
       end
     end
-    if not best then
-      return
+  end
+  return all
+end
+
+-- Hands units that came back to the classes parked on these resources, one job at a time, in turn.
+-- What the budget does not cover is noted as a pending wake, which counts as full for newcomers; so is
+-- everything while admission is closed.
+local steps = 0
+local function wake(resources)
+  local candidates = {}
+  for _, resource in ipairs(with_siblings(resources)) do
+    if open ~= '1' then
+      if call('EXISTS', P .. 'lanes:' .. resource) == 1 then
+        postpone(resource)
+      end
+    else
+      if is_pending(resource) then
+        call('SREM', P .. 'wakes', resource)
+        pending[resource] = false
+      end
+      candidates[resource] = next_of(resource)
     end
+  end
+  while next(candidates) do
     if steps >= BUDGET then
-      for _, resource in ipairs(active) do
-        if not stopped[resource] then
-          call('SADD', P .. 'wakes', resource)
-          pending[resource] = true
-        end
+      for resource in pairs(candidates) do
+        postpone(resource)
       end
       return
     end
     steps = steps + 1
-    local _, stop = try(class_read(best.class), best.resource)
-    if stop == best.resource then
-      stopped[best.resource] = true
+    local best
+    for _, candidate in pairs(candidates) do
+      if not best or candidate.priority < best.priority
+        or (candidate.priority == best.priority and candidate.sequence < best.sequence) then
+        best = candidate
+      end
+    end
+    local class = class_read(best.class)
+    local _, stop = try(class, best.resource)
+    -- A class moves among its needs only, and only their turns are charged.
+    for _, need in ipairs(class.needs) do
+      if candidates[need] then
+        candidates[need] = (need ~= stop or need ~= best.resource) and next_of(need) or nil
+      end
     end
   end
 end
 
 local function continue_wakes()
-  local left = call('SMEMBERS', P .. 'wakes')
-  if #left > 0 then
+  for _ = 1, 5 do
+    if not waking or open ~= '1' or steps >= BUDGET then
+      return
+    end
+    local left = call('SRANDMEMBER', P .. 'wakes', 20)
+    waking = #left > 0
     wake(left)
   end
 end
@@ -327,7 +393,7 @@ end
 
 -- Gives back what the ledger recorded for the job. Returns the resources, for the wake.
 local function release(job)
-  local back = split(job.held or '', ' ')
+  local back = split(job.held or '')
   for _, resource in ipairs(back) do
     call('SREM', P .. 'holders:' .. resource, job.id)
   end

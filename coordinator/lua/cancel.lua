@@ -28,16 +28,6 @@ if job.state == 'delayed' then
 elseif job.state == 'waiting' then
   withdraw(job)
   move(job, 'canceled', 'canceled', {}, data)
-elseif job.state == 'waiting' then
-  local class = class_read(job.class)
-  call('ZREM', P .. 'class:' .. job.class, job.id)
-  local first = call('ZRANGE', P .. 'class:' .. job.class, 0, 0, 'WITHSCORES')
-  if first[1] then
-    park(class, class.parked, first[2])
-  else
-    drop(class)
-  end
-  move(job, 'canceled', 'canceled', {}, data)
 else
   recall(job)
   finish(job, 'canceled', 'canceled', {}, data)

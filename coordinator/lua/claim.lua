@@ -9,7 +9,10 @@ local job = read(id)
 if not job or job.token ~= token then
   return cjson.encode({answer = 'stale', state = job and job.state})
 end
-if job.state == 'running' and job.worker == worker and (job.nonce == nonce or job.nonce == '') then
+-- Also when it was told to stop meanwhile: the worker of a run that ends without a word would keep its
+-- units until its lease ends; granted, it is told to stop.
+if (job.state == 'running' or job.state == 'stopping') and job.worker == worker
+  and (job.nonce == nonce or job.nonce == '') then
   if job.nonce == '' then
     call('HSET', P .. 'job:' .. id, 'nonce', nonce)
   end
@@ -24,7 +27,7 @@ if not lease or tonumber(lease) <= now then
   return cjson.encode({answer = 'no-worker'})
 end
 if call('EXISTS', P .. 'holds') == 1 then
-  for _, resource in ipairs(split(job.held, ' ')) do
+  for _, resource in ipairs(split(job.needs)) do
     if held(resource) then
       -- Paused after it was dispatched: nothing starts once the pause has returned.
       leave_broker(job)
@@ -41,13 +44,10 @@ call('HINCRBY', P .. 'worker:' .. worker, 'assigned', 1)
 local attempts = (tonumber(job.attempts) or 0) + 1
 move(job, 'started', 'running', {worker = worker, nonce = nonce, attempts = attempts, pool = pool,
   started = text(now)}, {token = token, worker = worker, attempts = attempts})
-if pool:find(',', 1, true) then
-  -- A slot of a worker of several queues is taken: what its sibling queues may dispatch has changed.
-  local queues = {}
-  for _, queue in ipairs(split(pool, ',')) do
-    queues[#queues + 1] = 'queue:' .. queue
-  end
-  wake(queues)
+-- It left the messages that any worker of its queue may take and took a slot of this one: where workers
+-- consume different sets of queues, that frees a slot for a sibling queue.
+if #with_siblings({'queue:' .. job.queue}) > 1 then
+  wake({'queue:' .. job.queue})
 end
 return cjson.encode({answer = 'granted', attempts = attempts, losses = tonumber(job.losses) or 0,
   held = job.held})

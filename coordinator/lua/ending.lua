@@ -56,11 +56,26 @@ local function wait(job, verb, changes, data, back)
   return stop, code
 end
 
+-- What a run gives back: the units the ledger recorded, and its slot, which may be of a worker that does
+-- not consume the job's queue any more.
+local function give_back(job)
+  local back = release(job)
+  for _, queue in ipairs(split(job.pool or '')) do
+    back[#back + 1] = 'queue:' .. queue
+  end
+  return back
+end
+
 -- Back to waiting at its old place, or delayed until `due`. Gives back what it held; whoever is next starts.
 local function requeue(job, verb, changes, data, due)
-  local back = release(job)
+  local back = give_back(job)
   changes.held, changes.worker, changes.pool, changes.nonce, changes.stop = false, false, false, false, false
   changes.progress, changes.progressed = false, false
+  changes.stop_reason, changes.stop_by = false, false
+  if job.expires then
+    -- The entry is gone if the time came while it ran.
+    call('ZADD', P .. 'expiring', job.expires, job.id)
+  end
   if due and due > now then
     changes.due, changes.needs, changes.priority, changes.org = text(due), job.needs, job.priority, job.org
     data.due_ms = due
@@ -73,7 +88,7 @@ local function requeue(job, verb, changes, data, due)
 end
 
 local function finish(job, verb, state, changes, data)
-  local back = release(job)
+  local back = give_back(job)
   changes.held, changes.pool, changes.stop, changes.nonce = false, false, false, false
   move(job, verb, state, changes, data)
   wake(back)
@@ -107,27 +122,37 @@ local function lose(job, reason)
   end
 end
 
--- A worker whose lease has ended, or that left: its running jobs are lost.
+-- Slots of a worker for coordinated work; more other work than slots must not count against its pool.
+local function room(slots, busy)
+  return math.max(0, tonumber(slots) - tonumber(busy))
+end
+
+-- A worker whose lease has ended, or that left: its running jobs are lost, or released if it shut down in
+-- order. Its slots go first, so that nothing is handed to it.
 local function expire_worker(worker, reason)
   local key = P .. 'worker:' .. worker
-  for _, id in ipairs(call('SMEMBERS', key .. ':jobs')) do
-    local job = read(id)
-    if job and job.worker == worker then
-      lose(job, reason)
-    else
-      call('SREM', key .. ':jobs', id)
-    end
-  end
   local known = call('HMGET', key, 'pool', 'slots', 'busy')
+  local woken = {}
   if known[1] then
-    local left = call('HINCRBY', P .. 'pools', known[1], (tonumber(known[3]) or 0) - tonumber(known[2]))
-    call('HINCRBY', P .. 'pool_workers', known[1], -1)
-    if tonumber(call('HGET', P .. 'pool_workers', known[1])) <= 0 then
-      call('HDEL', P .. 'pools', known[1])
-      call('HDEL', P .. 'pool_workers', known[1])
+    change_pool(known[1], -room(known[2], known[3]), -1)
+    for _, queue in ipairs(split(known[1])) do
+      woken[#woken + 1] = 'queue:' .. queue
     end
   end
   call('ZREM', P .. 'workers', worker)
-  call('DEL', key)
+  for _, id in ipairs(call('SMEMBERS', key .. ':jobs')) do
+    local job = read(id)
+    if job and job.worker == worker then
+      if job.state == 'running' and reason == 'left' then
+        leave_worker(job)
+        requeue(job, 'released', {}, {worker = worker, reason = 'worker shut down'})
+      else
+        lose(job, reason)
+      end
+    end
+  end
+  call('DEL', key, key .. ':jobs')
   emit('worker_' .. (reason == 'left' and 'left' or 'expired'), '', 0, {worker = worker, reason = reason})
+  -- Queues it linked may have slots of other workers to themselves now.
+  wake(woken)
 end

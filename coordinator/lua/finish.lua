@@ -3,7 +3,7 @@
 --
 -- ARGV[2..] job id, token, outcome (completed failed unprocessable retried replaced released lost),
 --           data (JSON: result, error, reason ...), successor (JSON or ""): class, needs, priority, org,
---           owner, task, due_ms, max_retries, retries, message, row (JSON text or absent)
+--           owner, task, due_ms, expires_ms, max_retries, retries, message, row (JSON text or absent)
 -- Answers {answer = done | again | stale | gone, started = ids, state}
 local id, token, outcome = ARGV[2], ARGV[3], ARGV[4]
 local job = read(id)
@@ -27,6 +27,16 @@ if outcome == 'completed' or outcome == 'failed' or outcome == 'unprocessable' t
   call('HSET', P .. 'runtimes', job.task, string.format('%.1f', average + 0.3 * (runtime - average)))
   call('HINCRBY', P .. 'worker:' .. job.worker, outcome == 'completed' and 'completed' or 'failed', 1)
   finish(job, outcome, outcome, {ended = token}, data)
+elseif outcome ~= 'lost' and job.state == 'stopping' and job.stop == 'cancel' then
+  -- Whatever it wanted to do next: it was canceled before.
+  leave_worker(job)
+  data.reason, data.by = job.stop_reason, job.stop_by
+  data.undelivered_result = outcome ~= 'released' or nil
+  finish(job, 'canceled', 'canceled', {ended = token}, data)
+elseif outcome == 'released' or (job.state == 'stopping' and outcome ~= 'lost' and ARGV[6] ~= '') then
+  -- A retry that met the release is not counted: the message stays as it was and runs again.
+  leave_worker(job)
+  requeue(job, 'released', {ended = token}, data)
 elseif outcome == 'retried' or outcome == 'replaced' then
   if ARGV[6] == '' then
     -- Replaced by a canvas: this id lives on when the canvas publishes it again.
@@ -42,26 +52,23 @@ elseif outcome == 'retried' or outcome == 'replaced' then
       call('HINCRBY', P .. 'counts', queue .. '|' .. job.state, 1)
     end
     local changes = {class = next.class, task = next.task, retries = next.retries, queue = queue,
-      max_retries = next.max_retries, ended = token}
+      max_retries = next.max_retries, ended = token, owner = next.owner ~= '' and next.owner or false,
+      expires = next.expires_ms > 0 and text(next.expires_ms) or false}
     for name, value in pairs({class = next.class, task = next.task, queue = queue, needs = next.needs,
       priority = next.priority, org = next.org, owner = next.owner}) do
       job[name] = value
+    end
+    job.expires = changes.expires or nil
+    if not job.expires then
+      call('ZREM', P .. 'expiring', id)
     end
     data.retries = tonumber(next.retries)
     data.row = next.row
     requeue(job, outcome, changes, data, tonumber(next.due_ms))
   end
-elseif outcome == 'released' then
-  leave_worker(job)
-  if job.state == 'stopping' and job.stop == 'cancel' then
-    data.reason, data.by, data.undelivered_result = job.stop_reason, job.stop_by, true
-    finish(job, 'canceled', 'canceled', {ended = token}, data)
-  else
-    requeue(job, 'released', {ended = token}, data)
-  end
 else
   call('HSET', P .. 'job:' .. id, 'ended', token)
-  lose(job, data.reason or 'its process died')
+  lose(job, type(data.reason) == 'string' and data.reason or 'its process died')
 end
 continue_wakes()
 return cjson.encode({answer = 'done', state = job.state, started = #started > 0 and started or nil})

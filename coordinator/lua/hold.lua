@@ -4,6 +4,9 @@
 -- ARGV[2..] resource, JSON {by, reason, until_ms}
 local resource, note = ARGV[2], cjson.decode(ARGV[3])
 local before = call('HGET', P .. 'holds', resource)
+if before == ARGV[3] then
+  return cjson.encode({answer = 'done'})
+end
 call('HSET', P .. 'holds', resource, ARGV[3])
 call('ZREM', P .. 'ends', 'hold ' .. resource)
 if note.until_ms then

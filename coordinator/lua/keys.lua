@@ -17,13 +17,15 @@
 --   passes:<resource> hash    lane -> its pass (stride scheduling), kept while anything is parked there
 --   parked:<resource>|<lane>  zset  classes by the sequence of their first job
 --   holders:<resource>  set   owners of its units
+--   blocked           set     resources where classes are parked
 --   wakes             set     resources whose wake is not finished
 --   delayed, expiring zset    jobs by due time, by expiry of the job itself
 --   dispatched        zset    dispatched, unclaimed jobs by the end of their dispatch lease
 --   dispatched:<queue>  set   the same by queue
 --   workers           zset    workers by the end of their lease
 --   worker:<worker>   hash    what it reported; worker:<worker>:jobs set of its running jobs
---   pools             hash    queues consumed together, joined by "," -> slots of their live workers
+--   pools             hash    queues consumed together, joined by " " -> slots of their live workers
+--   pool_workers      hash    the same -> number of these workers
 --   running:<pool>    set     running jobs of the workers of a pool
 --   runtimes          hash    task -> running average of its run time in ms
 --   counts            hash    "<queue>|<state>" -> jobs

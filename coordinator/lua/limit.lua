@@ -3,6 +3,10 @@
 -- ARGV[2..] resource, limit ("" resets to the configured one), until ms (0 for good), by, reason
 local resource, value, until_ms = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local before = call('HGET', P .. 'limits', resource)
+local ends = tonumber(call('ZSCORE', P .. 'ends', 'limit ' .. resource)) or 0
+if (before or '') == value and ends == until_ms then
+  return cjson.encode({answer = 'done'})
+end
 call('ZREM', P .. 'ends', 'limit ' .. resource)
 if value == '' then
   call('HDEL', P .. 'limits', resource)

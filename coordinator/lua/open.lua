@@ -1,11 +1,21 @@
 -- Opens an epoch: the first script after Redis was empty, restarted or failed over. It does not look at
 -- the run id of the ledger, since it is the one that sets it.
 --
--- ARGV[2..] epoch, state of admission ("0" closed while the ledger is rebuilt, "1" open)
-call('HSET', P .. 'meta', 'run_id', ARGV[1], 'open', ARGV[3])
+-- ARGV[2..] epoch, state ("building": all refuse; "0": workers report, nobody is admitted; "1": open),
+--           workers that are awaited before admission opens; without any it opens at once
+local state = ARGV[3]
+call('HSET', P .. 'meta', 'run_id', ARGV[1])
 if call('HGET', P .. 'meta', 'epoch') ~= ARGV[2] then
   -- Tokens of a later epoch are greater than all of an earlier one.
   call('HSET', P .. 'meta', 'epoch', ARGV[2], 'token', string.format('%.0f', ARGV[2] * 2 ^ 32))
   call('HDEL', P .. 'meta', 'ticked')
 end
+if state == '0' then
+  call('DEL', P .. 'awaited')
+  for i = 4, #ARGV do
+    call('SADD', P .. 'awaited', ARGV[i])
+  end
+  call('HSET', P .. 'meta', 'admit_at', text(now + default('lease_ms', 30000)))
+end
+call('HSET', P .. 'meta', 'open', state)
 return cjson.encode({answer = 'ok'})

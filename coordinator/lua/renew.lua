@@ -3,49 +3,79 @@
 -- after they are dead.
 --
 -- ARGV[2..] worker, register ("1" when it starts or has ended all its jobs), slots, busy (slots taken by
---           work the ledger does not know), queues (sorted, joined by ","), report (JSON, kept for people),
+--           work the ledger does not know), queues (sorted, joined by spaces), report (JSON, kept for people),
 --           then pairs job id, token of what it has in hand
 -- Answers {answer = ok | expired, stop = {id = kind}, lost = ids, lease_ms}
 local worker, register, slots, busy, queues = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 local key, lease = P .. 'worker:' .. worker, default('lease_ms', 30000)
 local known = call('HMGET', key, 'pool', 'slots', 'busy')
-if not known[1] and register ~= '1' then
+-- After a restore the ledger knows of a worker only what the store did, and the worker does not know of the
+-- restore: what it says now is how the ledger learns what runs.
+local restored = open == '0'
+if not known[1] and register ~= '1' and not restored then
   return cjson.encode({answer = 'expired'})
 end
-local before = known[1] and tonumber(known[2]) - tonumber(known[3]) or 0
-if known[1] and known[1] ~= queues then
-  -- It consumes other queues now: it moves to another pool with its running jobs.
-  call('HINCRBY', P .. 'pools', known[1], -before)
-  if call('HINCRBY', P .. 'pool_workers', known[1], -1) <= 0 then
-    call('HDEL', P .. 'pools', known[1])
-    call('HDEL', P .. 'pool_workers', known[1])
-  end
-  for _, id in ipairs(call('SMEMBERS', key .. ':jobs')) do
-    call('SMOVE', P .. 'running:' .. known[1], P .. 'running:' .. queues, id)
-    call('HSET', P .. 'job:' .. id, 'pool', queues)
-  end
-end
-local joins = known[1] ~= queues
+local joins, woken = known[1] ~= queues, split(queues)
+local before, after = known[1] and room(known[2], known[3]) or 0, room(slots, busy)
 if not known[1] then
   call('HSET', key, 'since', text(now), 'assigned', 0, 'completed', 0, 'failed', 0)
   emit('worker_joined', '', 0, {worker = worker, queues = queues, slots = slots})
+elseif joins then
+  -- It consumes other queues now: it moves to another pool with its running jobs.
+  change_pool(known[1], -before, -1)
+  for _, queue in ipairs(split(known[1])) do
+    woken[#woken + 1] = queue
+  end
 end
 if joins then
-  call('HINCRBY', P .. 'pool_workers', queues, 1)
-  before = 0
+  change_pool(queues, after, 1)
+elseif after ~= before then
+  change_pool(queues, after - before, 0)
 end
-local after = slots - busy
-if after ~= before or joins then
-  call('HINCRBY', P .. 'pools', queues, after - before)
-end
-call('HSET', key, 'pool', queues, 'slots', slots, 'busy', busy, 'seen', text(now), 'report', ARGV[7])
+call('HSET', key, 'pool', queues, 'slots', slots, 'busy', busy, 'seen', text(now), 'stretched', '', 'report',
+  ARGV[7])
 call('ZADD', P .. 'workers', now + lease, worker)
 
-local stop, lost, has = {}, {}, false
+for _, id in ipairs(joins and call('SMEMBERS', key .. ':jobs') or {}) do
+  if known[1] then
+    call('SREM', P .. 'running:' .. known[1], id)
+  end
+  call('SADD', P .. 'running:' .. queues, id)
+  call('HSET', P .. 'job:' .. id, 'pool', queues)
+end
+
+-- Makes what the worker has in hand running again, if no later run is known.
+local function adopt(job, token)
+  if job.state == 'waiting' then
+    withdraw(job)
+  elseif job.state == 'delayed' then
+    call('ZREM', P .. 'delayed', job.id)
+  end
+  local needs = job.adopt
+  for resource in needs:gmatch('%S+') do
+    call('SADD', P .. 'holders:' .. resource, job.id)
+  end
+  call('SADD', key .. ':jobs', job.id)
+  call('SADD', P .. 'running:' .. queues, job.id)
+  move(job, 'restored', 'running', {held = needs, needs = needs, worker = worker, token = token, nonce = '',
+    pool = queues, started = text(now), due = false,
+    attempts = math.max(1, tonumber(job.attempts) or 0)}, {worker = worker, token = token,
+    attempts = math.max(1, tonumber(job.attempts) or 0)})
+end
+
+local stop, lost, has, hand = {}, {}, false, {}
 for i = 8, #ARGV, 2 do
   local id, token = ARGV[i], ARGV[i + 1]
+  hand[id] = true
   local job = read(id)
-  if not job or job.token ~= token or (job.worker and job.worker ~= worker) then
+  if restored and job and (job.state == 'waiting' or job.state == 'delayed')
+    and tonumber(token) > (tonumber(job.token) or 0) then
+    local class = job.state == 'waiting' and class_read(job.class)
+    job.adopt = class and table.concat(class.needs, ' ') or job.needs
+    local priority, org = class and class.priority or job.priority, class and class.org or job.org
+    adopt(job, token)
+    call('HSET', P .. 'job:' .. id, 'priority', priority, 'org', org)
+  elseif not job or job.token ~= token or (job.worker and job.worker ~= worker) then
     if not (job and job.ended == token) then
       lost[#lost + 1] = id
     end
@@ -56,10 +86,20 @@ for i = 8, #ARGV, 2 do
     call('ZADD', P .. 'dispatched', now + default('claim_ms', 30000), id)
   end
 end
-if after > before then
-  local woken = {}
-  for _, queue in ipairs(split(queues, ',')) do
-    woken[#woken + 1] = 'queue:' .. queue
+call('SREM', P .. 'awaited', worker)
+for _, id in ipairs(call('SMEMBERS', key .. ':jobs')) do
+  if not hand[id] then
+    local job = read(id)
+    if job and now - tonumber(job.started) > lease then
+      -- Claimed, but the worker never learned it, or its end was never told. A list of what it has in hand
+      -- that is older than a lease cannot be: its jobs would be dead.
+      lose(job, 'its worker does not know it')
+    end
+  end
+end
+if joins or after > before then
+  for i, queue in ipairs(woken) do
+    woken[i] = 'queue:' .. queue
   end
   wake(woken)
 end

@@ -15,14 +15,17 @@ for i = 2, #ARGV, 13 do
       sequence = text(next_sequence())}
     if old then
       -- The task was replaced by a canvas that ends in this id: a new life of the same job.
-      job.state, job.version = old.state, old.version
+      job.version = old.version
       call('ZREM', P .. 'tombstones', id)
-      call('HDEL', P .. 'job:' .. id, 'replaced', 'token', 'worker', 'nonce', 'attempts', 'losses')
+      call('HINCRBY', P .. 'counts', old.queue .. '|' .. old.state, -1)
+      call('DEL', P .. 'job:' .. id)
     end
     local needs = {needs = ARGV[i + 2], priority = ARGV[i + 3], org = ARGV[i + 4], owner = ARGV[i + 5]}
     local due, expires = tonumber(ARGV[i + 7]), tonumber(ARGV[i + 8])
     local fields = {queue = queue, class = job.class, task = job.task, sequence = job.sequence,
       max_retries = ARGV[i + 9]}
+    -- The end of the run that was replaced may be said again.
+    if old then fields.ended = old.ended end
     if ARGV[i + 10] ~= '0' then fields.retries = ARGV[i + 10] end
     if needs.owner ~= '' then fields.owner = needs.owner end
     if expires > 0 then

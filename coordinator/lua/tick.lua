@@ -4,17 +4,45 @@
 -- Answers {answer = ok, next_ms, expired = worker ids, more}
 local LIMIT = 50
 local lease = default('lease_ms', 30000)
-local last = tonumber(call('HGET', P .. 'meta', 'ticked')) or now
-call('HSET', P .. 'meta', 'ticked', text(math.max(now, last)))
-if math.abs(now - last) > lease / 2 then
-  -- The clock stepped, or nobody was alive to renew: every lease is extended once, so that a jump
-  -- alone never takes a job from a healthy worker.
-  for _, name in ipairs({'workers', 'dispatched'}) do
-    for _, member in ipairs(call('ZRANGE', P .. name, 0, -1)) do
-      call('ZADD', P .. name, now + lease, member)
+local last = tonumber(call('HGET', P .. 'meta', 'ticked'))
+local gap = now - (last or now)
+-- Smaller steps are within the margin by which a worker ends its jobs before its lease does.
+local step = math.max(300, math.min(2000, lease / 10))
+if gap > step then
+  -- The clock stepped forward, or nobody ticked: each lease is extended once, so that a jump alone never
+  -- takes a job from a healthy worker. Not again before its worker renewed: seldom ticks would keep the
+  -- jobs of the dead for ever.
+  for _, worker in ipairs(call('ZRANGE', P .. 'workers', 0, -1)) do
+    if call('HGET', P .. 'worker:' .. worker, 'stretched') ~= '1' then
+      call('HSET', P .. 'worker:' .. worker, 'stretched', 1)
+      call('ZINCRBY', P .. 'workers', text(gap), worker)
     end
   end
+elseif gap < -step then
+  -- It stepped back: no lease is longer than one that begins now.
+  for name, most in pairs({workers = lease, dispatched = default('claim_ms', 30000)}) do
+    for _, member in ipairs(call('ZRANGEBYSCORE', P .. name, now + most, '+inf')) do
+      call('ZADD', P .. name, now + most, member)
+    end
+  end
+end
+-- A clock that creeps back is seen once it has gone far enough.
+if not last or gap > 0 or gap < -step then
   call('HSET', P .. 'meta', 'ticked', text(now))
+end
+
+if open == '0' and (call('EXISTS', P .. 'awaited') == 0
+    or now >= (tonumber(call('HGET', P .. 'meta', 'admit_at')) or 0)) then
+  call('HSET', P .. 'meta', 'open', '1')
+  call('DEL', P .. 'awaited')
+  open = '1'
+end
+if open == '1' and call('EXISTS', P .. 'restored') == 1 then
+  -- What was restored is parked on its queues: they wake like after a resume.
+  for _, resource in ipairs(call('SMEMBERS', P .. 'restored')) do
+    postpone(resource)
+  end
+  call('DEL', P .. 'restored')
 end
 
 local more, expired = false, {}

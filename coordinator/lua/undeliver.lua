@@ -2,9 +2,12 @@
 --
 -- ARGV[2..] job id, token, reason, end ("" back to waiting, else the final state: canceled)
 local job = read(ARGV[2])
-if not job or job.token ~= ARGV[3] or job.state ~= 'dispatched' then
+-- Adopted after a restore from the hands of its worker, before it was begun: the same as dispatched.
+local adopted = job and job.state == 'running' and job.nonce == ''
+if not job or job.token ~= ARGV[3] or not (job.state == 'dispatched' or adopted) then
   return cjson.encode({answer = 'stale'})
 end
+leave_worker(job)
 recall(job)
 if ARGV[5] == '' then
   requeue(job, 'undelivered', {}, {reason = ARGV[4]})

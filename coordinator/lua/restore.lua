@@ -1,0 +1,51 @@
+-- Enters unfinished jobs as the store knows them, at their old places. Nobody is admitted; a running job
+-- gets its units back and its worker one lease to say that it still runs it.
+--
+-- ARGV[2..] per job: id, class, needs, priority, org, owner, task, due ms, expires ms, max_retries, retries,
+--           message, sequence, attempts, losses, state, worker, token
+for i = 2, #ARGV, 18 do
+  local id = ARGV[i]
+  if call('EXISTS', P .. 'job:' .. id) == 0 then
+    local needs, state = ARGV[i + 2], ARGV[i + 15]
+    local queue = needs:match('queue:(%S+)$')
+    local due, expires = tonumber(ARGV[i + 7]), tonumber(ARGV[i + 8])
+    local job = {id = id, queue = queue, class = ARGV[i + 1], task = ARGV[i + 6], sequence = ARGV[i + 12]}
+    local fields = {queue = queue, class = job.class, task = job.task, sequence = job.sequence,
+      max_retries = ARGV[i + 9], retries = ARGV[i + 10], attempts = ARGV[i + 13], losses = ARGV[i + 14],
+      owner = ARGV[i + 5]}
+    for _, name in ipairs({'retries', 'attempts', 'losses', 'owner'}) do
+      if fields[name] == '0' or fields[name] == '' then fields[name] = nil end
+    end
+    local described = {needs = needs, priority = ARGV[i + 3], org = ARGV[i + 4], owner = ARGV[i + 5]}
+    call('SET', P .. 'message:' .. id, ARGV[i + 11])
+    if expires > 0 then
+      fields.expires = text(expires)
+      call('ZADD', P .. 'expiring', expires, id)
+    end
+    call('SADD', P .. 'restored', 'queue:' .. queue)
+    local data = {sequence = job.sequence}
+    if state == 'running' or state == 'stopping' then
+      local worker, token = ARGV[i + 16], ARGV[i + 17]
+      for resource in needs:gmatch('%S+') do
+        call('SADD', P .. 'holders:' .. resource, id)
+      end
+      fields.held, fields.needs, fields.priority, fields.org = needs, needs, described.priority, described.org
+      fields.worker, fields.token, fields.nonce, fields.started = worker, token, '', text(now)
+      if state == 'stopping' then
+        fields.stop, fields.stop_reason, fields.stop_by = 'cancel', 'canceled before the restore', 'coordinator'
+      end
+      call('SADD', P .. 'worker:' .. worker .. ':jobs', id)
+      call('ZADD', P .. 'workers', 'NX', now + default('lease_ms', 30000), worker)
+      data.token, data.worker, data.attempts = token, worker, tonumber(ARGV[i + 13])
+      move(job, 'restored', state, fields, data)
+    elseif due > now then
+      fields.due, fields.needs, fields.priority, fields.org = text(due), needs, described.priority, described.org
+      move(job, 'restored', 'delayed', fields, data)
+      call('ZADD', P .. 'delayed', due, id)
+    else
+      move(job, 'restored', 'waiting', fields, data)
+      enqueue(job, described)
+    end
+  end
+end
+return cjson.encode({answer = 'ok'})
