@@ -1,0 +1,83 @@
+"""Coordinator: task orchestration on Celery for work that shares scarce things.
+
+``from coordinator import coordinate; coordinate(app)`` turns a Celery app into a coordinated one.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from coordinator.application import coordinate
+    from coordinator.context import (
+        RunningJob,
+        checkpoint,
+        current_job,
+        get_job_logger,
+        progress,
+    )
+    from coordinator.errors import (
+        CoordinatorError,
+        InvalidSetting,
+        InvalidValue,
+        JobStopped,
+        NotRetryable,
+        Refused,
+        StoreUnavailable,
+    )
+    from coordinator.maintenance import get_queue_populator
+    from coordinator.populator import Wish
+    from coordinator.reaper import JobReaper, JobReaperConfig
+    from coordinator.work_queue import WorkQueue, get_job_coordinator, get_work_queue
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CoordinatorError",
+    "InvalidSetting",
+    "InvalidValue",
+    "JobReaper",
+    "JobReaperConfig",
+    "JobStopped",
+    "NotRetryable",
+    "Refused",
+    "RunningJob",
+    "StoreUnavailable",
+    "Wish",
+    "WorkQueue",
+    "checkpoint",
+    "coordinate",
+    "current_job",
+    "get_job_coordinator",
+    "get_job_logger",
+    "get_queue_populator",
+    "get_work_queue",
+    "progress",
+]
+
+_HOMES = {
+    "application": ("coordinate",),
+    "context": ("RunningJob", "checkpoint", "current_job", "get_job_logger", "progress"),
+    "errors": (
+        "CoordinatorError",
+        "InvalidSetting",
+        "InvalidValue",
+        "JobStopped",
+        "NotRetryable",
+        "Refused",
+        "StoreUnavailable",
+    ),
+    "maintenance": ("get_queue_populator",),
+    "populator": ("Wish",),
+    "reaper": ("JobReaper", "JobReaperConfig"),
+    "work_queue": ("WorkQueue", "get_job_coordinator", "get_work_queue"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+
+# Names are imported when they are first used: the guard process and small producers need little of this.
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'coordinator' has no attribute {name!r}")
+    return getattr(import_module(f"coordinator.{_HOME[name]}"), name)

@@ -30,6 +30,7 @@ class Job:
         args_repr, kwargs_repr: its arguments as text, for people.
         root_id, parent_id: its place in a Celery canvas.
         submitted_ms: when it was submitted (Unix milliseconds, the producer's clock).
+        owner: the workflow execution that holds resources on its behalf, or "".
     """
 
     job_id: str
@@ -50,10 +51,11 @@ class Job:
     root_id: str | None = None
     parent_id: str | None = None
     submitted_ms: int = 0
+    owner: str = ""
 
     @property
     def class_id(self) -> str:
-        return class_of(self.needs, self.priority)
+        return class_of(self.needs, self.priority, self.owner)
 
     @property
     def models(self) -> tuple[str, ...]:

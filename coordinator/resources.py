@@ -23,7 +23,7 @@ SERIAL_RESOURCE = "serial"
 MAX_NAME = 200
 MAX_MODELS = 64
 
-_FORBIDDEN = re.compile(r"[\s|\x00-\x1f\x7f]")
+_FORBIDDEN = re.compile(r"[\s|\x00-\x1f\x7f\ud800-\udfff]")
 
 
 def check_name(field: str, value: object) -> str:
@@ -48,6 +48,7 @@ def queue_resource(queue: str) -> str:
 
 
 def org_resource(queue: str, org: str) -> str:
+    # A queue's name has no slash (see needs_of), so the first one ends it.
     return f"{ORG}:{queue}/{org}"
 
 
@@ -83,15 +84,17 @@ def needs_of(
     needs.append(SERIAL_RESOURCE)
     if integration is not None:
         needs.append(integration_resource(check_name("integration", integration)))
+    if "/" in check_name("queue", queue) or "," in queue:
+        raise InvalidValue("queue", queue, "a name without slash or comma")
     if org is not None:
-        needs.append(org_resource(check_name("queue", queue), check_name("org", org)))
-    needs.append(queue_resource(check_name("queue", queue)))
+        needs.append(org_resource(queue, check_name("org", org)))
+    needs.append(queue_resource(queue))
     return tuple(needs)
 
 
-def class_of(needs: Sequence[str], priority: int) -> str:
+def class_of(needs: Sequence[str], priority: int, owner: str = "") -> str:
     """Return the id of the class of jobs that are interchangeable but for their order."""
-    text = f"{priority} {' '.join(needs)}"
+    text = f"{priority} {owner} {' '.join(needs)}"
     return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -68,6 +69,7 @@ class Settings:
         job_types: ``job_type`` to task name, for scripts over HTTP and batch files.
         allowed_callables, allowed_commands: what HTTP and batch files may name.
         app: the Celery app of the command line, as ``celery -A`` takes it.
+        populator: ``module:callable`` that returns the wishes of the populator.
         summary: ``module:callable`` that tells ``coordinator up`` how far the models have come.
     """
 
@@ -90,6 +92,7 @@ class Settings:
     allowed_commands: tuple[str, ...] = ()
     app: str | None = None
     summary: str | None = None
+    populator: str | None = None
 
     @property
     def embedded(self) -> bool:
@@ -210,6 +213,7 @@ _PARSERS: dict[str, Callable[[object], Any]] = {
     "allowed_commands": _names,
     "app": _text,
     "summary": _text,
+    "populator": _text,
 }
 
 
@@ -222,15 +226,15 @@ def _parse(
         raise InvalidSetting(shown, value, str(error)) from None
 
 
-def _queues(value: object) -> dict[str, QueueSettings]:
+def _queues(setting: str, value: object) -> dict[str, QueueSettings]:
     try:
         configured = dict(_mapping(value))
     except ValueError as error:
-        raise InvalidSetting(f"{PREFIX}queues", value, str(error)) from None
+        raise InvalidSetting(setting, value, str(error)) from None
     found = {name: QueueSettings(timeout=TIMEOUTS.get(name)) for name in SHIPPED_QUEUES}
     for name, options in configured.items():
-        check_name(f"{PREFIX}queues", name)
-        shown = f"{PREFIX}queues[{name!r}]"
+        check_name(setting, name)
+        shown = f"{setting}[{name!r}]"
         if not isinstance(options, Mapping):
             raise InvalidSetting(shown, options, "a mapping of options")
         known = {}
@@ -272,8 +276,11 @@ def load(
         if queue != name and name not in known:
             timeouts[queue] = _parse("timeout", key, value, _QUEUE_PARSERS)
             continue
-        given[name] = (key, value)
-    queues = _queues(given.pop("queues", ("", {}))[1])
+        if name in known or difflib.get_close_matches(name, known, n=1, cutoff=0.75):
+            # Other programs and orchestrators set variables with this prefix too (a Kubernetes service
+            # named coordinator sets COORDINATOR_PORT): only what resembles a setting is one.
+            given[name] = (key, value)
+    queues = _queues(*given.pop("queues", (f"{PREFIX}queues", {})))
     for queue, seconds in timeouts.items():
         if queue not in queues:
             raise InvalidSetting(

@@ -1,0 +1,128 @@
+"""The coordinator's own Celery tasks, sent by beat to the maintenance queue, and the results of jobs that
+ended without a worker."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import os
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from celery import Celery, states
+from celery.app.task import Context
+from celery.exceptions import TaskRevokedError, WorkerLostError
+
+from coordinator.errors import CoordinatorError
+from coordinator.jobs import Event
+from coordinator.populator import QueuePopulator, Wish, load_plan
+from coordinator.reaper import JobReaper
+
+logger = logging.getLogger("coordinator")
+
+_populators: dict[int, QueuePopulator] = {}
+
+
+def holder() -> str:
+    """Return who takes a singleton's term from this process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def populator_of(app: Celery) -> QueuePopulator | None:
+    """Return this process's populator, or None when the app names no plan."""
+    if id(app) not in _populators:
+        path = app.coordination.settings.populator
+        if not path:
+            return None
+
+        def send(wish: Wish) -> None:
+            app.send_task(wish.task, kwargs=wish.kwargs, queue=wish.queue)
+
+        _populators[id(app)] = QueuePopulator(
+            app.coordination.work_queue, load_plan(path), send, holder()
+        )
+    return _populators[id(app)]
+
+
+def get_queue_populator() -> QueuePopulator:
+    """Return the populator of the coordinated app.
+
+    Raises:
+        CoordinatorError: the app names none (setting ``coordinator_populator``).
+    """
+    from celery import current_app
+
+    populator = populator_of(current_app._get_current_object())
+    if populator is None:
+        raise CoordinatorError("no populator: set coordinator_populator to module:function")
+    return populator
+
+
+def install(app: Celery) -> None:
+    """Register the maintenance tasks. They stay outside the ledger: they are what mends it."""
+
+    @app.task(name="coordinator.reap", coordinated=False, ignore_result=True)
+    def reap() -> dict[str, int]:
+        try:
+            return JobReaper.get_instance().run(app.coordination.work_queue)
+        except CoordinatorError as error:
+            logger.warning("[COORDINATOR] reaper: %s; the next round tries again", error)
+            return {}
+
+    @app.task(name="coordinator.populate", coordinated=False, ignore_result=True)
+    def populate(force: bool = False) -> int:
+        populator = populator_of(app)
+        if populator is None:
+            return 0
+        try:
+            return populator.populate(force).added
+        except CoordinatorError as error:
+            logger.warning("[COORDINATOR] populator: %s; the next round tries again", error)
+            return 0
+
+
+class Deliverer:
+    """Writes the Celery result of jobs that ended without a worker, so that ``get()`` and chords go on."""
+
+    def __init__(self, app: Celery) -> None:
+        self.app = app
+
+    def __call__(self, event: Event, row: Mapping[str, Any] | None) -> None:
+        """Write one result; safe to repeat.
+
+        Args:
+            event: a ``canceled`` or ``unprocessable`` event with ``undelivered_result``.
+            row: the job's row in the store; without one only the state can be told.
+        """
+        request = self._request(event.job_id, row)
+        backend = self.app.backend
+        if event.verb == "canceled":
+            reason = str(event.data.get("reason") or "canceled")
+            backend.store_result(
+                event.job_id, TaskRevokedError(reason), states.REVOKED, request=request
+            )
+            if request.chord:
+                backend.on_chord_part_return(request, states.REVOKED, TaskRevokedError(reason))
+        else:
+            error = WorkerLostError(str(event.data.get("error") or "given up"))
+            backend.mark_as_failure(event.job_id, error, request=request)
+
+    def _request(self, job_id: str, row: Mapping[str, Any] | None) -> Context:
+        message = row.get("message") if row else None
+        if not message:
+            return Context({"id": job_id, "errbacks": None, "chord": None})
+        payload = json.loads(message + "}}")
+        headers = dict(payload["headers"])
+        body = payload["body"]
+        if payload["properties"].get("body_encoding") == "base64":
+            body = base64.b64decode(body)
+        args, kwargs, embed = json.loads(body)
+        request = Context({**headers, **(embed or {}), "args": args, "kwargs": kwargs})
+        request.update(
+            errbacks=(embed or {}).get("errbacks"),
+            delivery_info={},
+            reply_to=payload["properties"].get("reply_to"),
+        )
+        return request

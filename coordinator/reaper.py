@@ -1,0 +1,167 @@
+"""The reaper: a reconciler that compares ledger, store and workers, and mends what differs.
+
+Leases bring crashed jobs back without it. It finds what leases cannot: accepted rows that the ledger does
+not know, workers whose process is gone from this machine, jobs that run without progress.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import psutil
+
+from coordinator.ledger import Ledger
+from coordinator.work_queue import WorkQueue
+
+logger = logging.getLogger("coordinator")
+
+BATCH = 500
+
+
+@dataclass(frozen=True)
+class JobReaperConfig:
+    """When a job is reaped.
+
+    Attributes:
+        stale_job_threshold_seconds: running without heartbeat or progress for so long.
+        stuck_job_threshold_seconds: running past its own timeout, or without progress, for so long.
+        max_jobs_to_reap_per_cycle: at most so many in one round.
+    """
+
+    stale_job_threshold_seconds: float = 1800.0
+    stuck_job_threshold_seconds: float = 3600.0
+    max_jobs_to_reap_per_cycle: int = 10
+
+
+@dataclass
+class JobReaper:
+    """Runs on beat, in a maintenance worker.
+
+    Attributes:
+        is_running: whether a round is under way.
+        last_run_time: end of the last round, Unix seconds, or None.
+        stats: rounds, and what was mended since this process started.
+    """
+
+    config: JobReaperConfig = field(default_factory=JobReaperConfig)
+    is_running: bool = False
+    last_run_time: float | None = None
+    stats: dict[str, int] = field(
+        default_factory=lambda: {"rounds": 0, "jobs_reaped": 0, "jobs_entered": 0, "workers_buried": 0}
+    )
+
+    _instance: ClassVar[JobReaper | None] = None
+
+    @classmethod
+    def get_instance(cls) -> JobReaper:
+        """Return this process's reaper."""
+        if cls._instance is None:
+            cls._instance = cls()
+        return cls._instance
+
+    def run(self, work_queue: WorkQueue) -> dict[str, int]:
+        """Do one round; returns what was mended.
+
+        Raises:
+            LedgerUnavailable, LedgerClosed, StoreUnavailable: not now; the next round tries again.
+        """
+        self.is_running = True
+        try:
+            work_queue.ensure_open()
+            found = {
+                "workers_buried": bury_workers(work_queue.ledger),
+                "jobs_entered": self.enter_unknown(work_queue),
+                "jobs_reaped": self.reap_silent(work_queue),
+            }
+            work_queue.ledger.tick()
+        finally:
+            self.is_running = False
+            self.last_run_time = time.time()
+            self.stats["rounds"] += 1
+        for name, number in found.items():
+            self.stats[name] += number
+        return found
+
+    def enter_unknown(self, work_queue: WorkQueue) -> int:
+        """Submit accepted rows that the ledger does not know.
+
+        Their producer died between the two writes, or Redis was away. A job that has ended but is not
+        recorded yet is known: its tombstone says so. Rows younger than a few seconds may still be under
+        way from their producer; entering them too is harmless, since submit is idempotent.
+        """
+        ledger, store = work_queue.ledger, work_queue.store
+        entered, after = 0, None
+        while True:
+            page = store.unfinished(limit=BATCH) if after is None else store.unfinished(after, BATCH)
+            if not page:
+                return entered
+            after = page[-1].cursor
+            unknown = ledger.unknown([item.job.job_id for item in page])
+            missing = [item for item in page if item.job.job_id in unknown]
+            if missing:
+                # A row read before its end was recorded looks like one the ledger forgot: look again.
+                current = store.stored([item.job.job_id for item in missing])
+                jobs = [
+                    current[item.job.job_id].job
+                    for item in missing
+                    if item.job.job_id in current and not current[item.job.job_id].finished_ms
+                ]
+                if jobs:
+                    ledger.submit(jobs)
+                    entered += len(jobs)
+                    logger.warning("[COORDINATOR] reaper: %d accepted jobs entered again", len(jobs))
+
+    def reap_silent(self, work_queue: WorkQueue) -> int:
+        """Release running jobs that have been silent for too long; age alone is no reason."""
+        now_ms = time.time() * 1000
+        reaped = 0
+        for job in work_queue.ledger.running():
+            if reaped >= self.config.max_jobs_to_reap_per_cycle:
+                break
+            reason = self._silent(job, now_ms)
+            if reason and job["state"] == "running":
+                work_queue.release_job(job["id"], reason, "reaper")
+                reaped += 1
+        return reaped
+
+    def _silent(self, job: dict[str, str], now_ms: float) -> str | None:
+        timeout = float(job.get("timeout") or 0)
+        started = float(job.get("started") or now_ms)
+        overdue = (now_ms - started) / 1000 - timeout
+        if timeout and overdue > self.config.stuck_job_threshold_seconds:
+            return f"past its timeout of {timeout:g} s by {overdue:.0f} s"
+        if "progressed" in job:
+            silent = (now_ms - float(job["progressed"])) / 1000
+            if silent > self.config.stale_job_threshold_seconds:
+                return f"no progress for {silent:.0f} s"
+        return None
+
+
+def bury_workers(ledger: Ledger) -> int:
+    """Take the jobs of workers whose process on this machine is gone, without waiting for their lease.
+
+    Returns:
+        The number of workers buried.
+    """
+    host, buried = socket.gethostname(), 0
+    for worker in ledger.workers():
+        if worker.get("host") == host and not _lives(worker):
+            ledger.leave(worker["id"], "its process is gone")
+            buried += 1
+    return buried
+
+
+def _lives(worker: dict[str, Any]) -> bool:
+    try:
+        process = psutil.Process(int(worker["pid"]))
+        # A process of the same number that began later is another one.
+        return process.create_time() <= float(worker["started"]) + 1.0
+    except psutil.NoSuchProcess:
+        return False
+    except (psutil.AccessDenied, KeyError, ValueError):
+        return True
+

@@ -1,0 +1,222 @@
+"""The broker transport: Kombu's Redis transport, through which every message of an app passes.
+
+Publishing a coordinated message submits it to the work queue instead of pushing it on the broker list;
+the ledger pushes it when its job may run. Fetching one needs no acknowledgement emulation, since the
+ledger knows who has what.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from kombu.transport import redis as kombu_redis
+from kombu.utils.json import dumps
+
+from coordinator.context import current_job
+from coordinator.errors import CoordinatorError
+from coordinator.jobs import Job
+from coordinator.resources import needs_of
+
+logger = logging.getLogger("coordinator")
+
+OPTIONS_HEADER = "coordinator"
+TOKEN_HEADER = "coordinator_token"
+DEFAULT_PRIORITY = 5
+
+
+def template_of(message: dict[str, Any]) -> str:
+    """Return the message as JSON without its last two braces, so that the token can be appended.
+
+    The headers come last, so what follows is their end and the message's.
+    """
+    headers = message["headers"]
+    ordered = {key: value for key, value in message.items() if key != "headers"}
+    ordered["headers"] = {k: v for k, v in headers.items() if k != TOKEN_HEADER}
+    return str(dumps(ordered))[:-2]
+
+
+def _milliseconds(moment: Any) -> int:
+    if not moment:
+        return 0
+    if isinstance(moment, str):
+        moment = datetime.fromisoformat(moment)
+    if isinstance(moment, datetime):
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return int(moment.timestamp() * 1000)
+    return int(float(moment) * 1000)
+
+
+def job_of(message: dict[str, Any], queue: str, timeout: float | None) -> Job:
+    """Return the job that a coordinated Celery message (protocol 2) describes.
+
+    Args:
+        message: the message as Kombu would push it; its eta moves to the ledger.
+        queue: the queue it is published to.
+        timeout: seconds a job of this queue may run when neither task nor call say.
+
+    Raises:
+        InvalidValue: a name or number in it is not allowed.
+    """
+    headers = message["headers"]
+    options = headers[OPTIONS_HEADER]
+    due_ms = _milliseconds(headers.get("eta"))
+    headers["eta"] = None
+    seconds = options.get("timeout") or timeout
+    hard, soft = headers.get("timelimit") or (None, None)
+    if seconds and hard is None and soft is None:
+        # Soft first, so that the task can clean up; hard shortly after.
+        headers["timelimit"] = [seconds + max(5.0, seconds * 0.05), seconds]
+    priority = message["properties"].get("priority")
+    org, models = options.get("org"), options.get("models") or ()
+    return Job(
+        job_id=headers["id"],
+        task=headers["task"],
+        queue=queue,
+        needs=needs_of(queue, models, org, options.get("integration")),
+        message=template_of(message),
+        org=org,
+        priority=DEFAULT_PRIORITY if priority is None else max(0, min(9, int(priority))),
+        max_retries=int(options.get("max_retries", 3)),
+        due_ms=due_ms,
+        expires_ms=_milliseconds(headers.get("expires")),
+        timeout=seconds,
+        heartbeat_timeout=options.get("heartbeat_timeout"),
+        retries=int(headers.get("retries") or 0),
+        args_repr=headers.get("argsrepr") or "",
+        kwargs_repr=headers.get("kwargsrepr") or "",
+        root_id=headers.get("root_id"),
+        parent_id=headers.get("parent_id"),
+        submitted_ms=int(datetime.now(UTC).timestamp() * 1000),
+    )
+
+
+class QoS(kombu_redis.QoS):
+    """Leaves coordinated messages out of Kombu's acknowledgement emulation.
+
+    ``can_fetch`` is set by the worker: it says whether a slot is free.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.coordinated: dict[str, tuple[str, int]] = {}
+        self.can_fetch: Callable[[], bool] = lambda: True
+
+    def can_consume(self) -> bool:
+        return bool(super().can_consume()) and self.can_fetch()
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        token = message.headers.get(TOKEN_HEADER) if message.headers else None
+        if token is None:
+            super().append(message, delivery_tag)
+        else:
+            self.coordinated[delivery_tag] = (message.headers["id"], token)
+
+    def ack(self, delivery_tag: str) -> None:
+        if self.coordinated.pop(delivery_tag, None) is None:
+            super().ack(delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        known = self.coordinated.pop(delivery_tag, None)
+        if known is None:
+            super().reject(delivery_tag, requeue=requeue)
+        else:
+            job_id, token = known
+            ledger = self.channel.coordination.work_queue.ledger
+            ledger.undeliver(job_id, token, "rejected by the worker", end=not requeue)
+
+
+class Channel(kombu_redis.Channel):
+    """A channel that submits coordinated messages and admits those of foreign producers."""
+
+    QoS = QoS
+    #: A batch would push messages past the ledger.
+    supports_batch_publish = False
+
+    @property
+    def coordination(self) -> Any:
+        return self.connection.client.coordination
+
+    def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
+        headers = message.get("headers") or {}
+        if OPTIONS_HEADER not in headers or not self.coordination.manages(queue):
+            super()._put(queue, message, **kwargs)
+            return
+        settings = self.coordination.settings
+        job = job_of(message, queue, settings.queue(queue).timeout)
+        running = current_job()
+        if running is not None and running.id == job.job_id:
+            # Retry or replace: the message is the running job's successor, applied when it finishes.
+            running.successor = job
+            return
+        self.coordination.work_queue.submit(job, inside=running is not None)
+
+    def basic_consume(
+        self, queue: str, no_ack: bool, callback: Callable[[Any], Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        def receive(message: Any) -> Any:
+            if self._is_foreign(queue, message):
+                return self._admit(queue, message)
+            return callback(message)
+
+        return super().basic_consume(queue, no_ack, receive, *args, **kwargs)
+
+    def _is_foreign(self, queue: str, message: Any) -> bool:
+        headers = message.headers or {}
+        if "task" not in headers or headers.get(TOKEN_HEADER) is not None:
+            return False
+        return bool(self.coordination.coordinates(headers["task"], queue))
+
+    def _admit(self, queue: str, message: Any) -> None:
+        # A plain Celery client pushed it past the ledger: it waits its turn like all others.
+        try:
+            payload = message._raw
+            args, kwargs, _ = message.decode()
+            described = self.coordination.describe(payload["headers"]["task"], args, kwargs, {})
+            payload["headers"][OPTIONS_HEADER] = described
+            timeout = self.coordination.settings.queue(queue).timeout
+            self.coordination.work_queue.submit(job_of(payload, queue, timeout))
+        except (CoordinatorError, ValueError, TypeError, KeyError) as error:
+            logger.error(
+                "[COORDINATOR] message %s of a foreign producer was refused: %s",
+                message.delivery_tag,
+                error,
+            )
+            message.reject()
+            return
+        message.ack()
+
+
+class Transport(kombu_redis.Transport):
+    """Kombu's Redis transport with coordinated channels."""
+
+    Channel = Channel
+    _client: Any = None
+
+    # Kombu sets the client to None while it collects a broken connection; a channel that still has
+    # messages then fails with an AttributeError, which no caller takes for a lost connection, and the
+    # worker exits. The client of a transport never changes, so the last one stays.
+    @property
+    def client(self) -> Any:
+        return self._client
+
+    @client.setter
+    def client(self, value: Any) -> None:
+        if value is not None:
+            self._client = value
+
+
+
+class SentinelChannel(Channel, kombu_redis.SentinelChannel):
+    """The same over Sentinel."""
+
+
+class SentinelTransport(Transport):
+    """The same over Sentinel."""
+
+    default_port = 26379
+    Channel = SentinelChannel

@@ -1,0 +1,267 @@
+"""The worker's side: its lease and guard, and what Celery's main process has to tell the ledger."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterable
+from typing import Any
+from weakref import WeakSet
+
+from billiard.einfo import ExceptionWithTraceback
+from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
+from celery import Celery, bootsteps, signals
+from celery.worker import state
+from celery.worker.request import Request as CeleryRequest
+
+from coordinator.context import WORKER_ID
+from coordinator.errors import CoordinatorError
+from coordinator.renewal import Renewal
+from coordinator.transport import TOKEN_HEADER
+
+logger = logging.getLogger("coordinator")
+
+_PR_SET_PDEATHSIG = 1
+
+#: Coordinated messages this worker has, begun or not.
+_requests: WeakSet[Any] = WeakSet()
+
+
+class Request(CeleryRequest):  # type: ignore[misc]
+    """A request that tells the ledger how it ended when no child process can."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.token: int | None = self._request_dict.get(TOKEN_HEADER)
+        if self.token is not None:
+            _requests.add(self)
+
+    @property
+    def _work_queue(self) -> Any:
+        return self._app.coordination.work_queue
+
+    def revoked(self) -> bool:
+        dropped = bool(super().revoked())
+        if dropped and self.token is not None and self.worker_pid is None:
+            self._tell(lambda queue: queue.ledger.undeliver(self.id, self.token, "revoked or expired", end=True))
+        return dropped
+
+    def reject(self, requeue: bool = False) -> None:
+        if self.token is not None and requeue and self.worker_pid is not None:
+            # The child released the job already; the message must not come back as well.
+            requeue = False
+        super().reject(requeue=requeue)
+
+    def terminate(self, pool: Any, signal: Any = None) -> None:
+        if self.token is not None:
+            self._tell(lambda queue: queue.ledger.cancel(self.id, "terminated", "celery"))
+        super().terminate(pool, signal)
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        super().on_timeout(soft, timeout)
+        if not soft and self.token is not None:
+            error = f"TimeLimitExceeded({timeout})"
+            self._tell(lambda queue: queue.ledger.finish(self.id, self.token, "failed", {"error": error}))
+
+    def on_failure(
+        self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
+    ) -> Any:
+        exc = exc_info.exception
+        if isinstance(exc, ExceptionWithTraceback):
+            exc = exc.exc
+        died = isinstance(exc, (WorkerLostError, Terminated, SystemExit, KeyboardInterrupt, MemoryError))
+        if self.token is None or not died:
+            return super().on_failure(exc_info, send_failed_event, return_ok)
+        # The process died: the ledger decides by the job's attempts whether it runs again. Celery's own
+        # FAILURE would end chords and callers' get() for a job that is not over.
+        state.task_ready(self)
+        self._tell(
+            lambda queue: queue.ledger.finish(self.id, self.token, "lost", {"reason": _reason(exc)})
+        )
+        self.send_event("task-retried", exception=_reason(exc), traceback="")
+        if not self.acknowledged:
+            self.acknowledge()
+        return None
+
+    def _tell(self, say: Any) -> None:
+        try:
+            say(self._work_queue)
+        except CoordinatorError as error:
+            # The lease or the dispatch lease ends and says the same, later.
+            logger.warning("[COORDINATOR] job %s: the ledger was not told: %s", self.id, error)
+
+
+def _reason(exc: BaseException) -> str:
+    return f"its process died: {exc}" if str(exc) else f"its process died: {type(exc).__name__}"
+
+
+class WorkerView:
+    """What the renewal sees of a Celery worker."""
+
+    def __init__(self, controller: Any) -> None:
+        self.controller = controller
+        self.id = f"{controller.hostname}:{uuid.uuid4().hex[:8]}"
+        self.started = time.time()
+
+    def queues(self) -> list[str]:
+        queues = self.controller.app.amqp.queues.consume_from
+        manages = self.controller.app.coordination.manages
+        return sorted(name for name in list(queues) if manages(name))
+
+    def slots(self) -> int:
+        limit = self.controller.max_concurrency or self.controller.pool.num_processes
+        return int(limit or 1)
+
+    def busy(self) -> int:
+        return sum(1 for request in _copy(state.active_requests) if getattr(request, "token", None) is None)
+
+    def hand(self) -> list[Any]:
+        return _copy(_requests)
+
+    def processes(self) -> list[int]:
+        pool = getattr(self.controller.pool, "_pool", None)
+        return [process.pid for process in list(getattr(pool, "_pool", ())) if process.pid]
+
+    def report(self) -> dict[str, Any]:
+        return {
+            "node": self.controller.hostname,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started": self.started,
+            "pool_class": type(self.controller.pool).__module__.rsplit(".", 1)[-1],
+            "python": sys.version.split()[0],
+        }
+
+    @property
+    def can_kill(self) -> bool:
+        return bool(hasattr(getattr(self.controller.pool, "_pool", None), "_pool"))
+
+
+def _copy(requests: Iterable[Any]) -> list[Any]:
+    # Sets of the main thread, read from another: they may change meanwhile.
+    while True:
+        try:
+            return list(requests)
+        except RuntimeError:
+            continue
+
+
+class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Keeps the worker's lease from when its pool is up until its pool is down."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, controller: Any, **kwargs: Any) -> None:
+        super().__init__(controller, **kwargs)
+        self.renewal: Renewal | None = None
+        self.view = WorkerView(controller)
+        # Before the pool starts, so that its processes inherit it.
+        os.environ[WORKER_ID] = self.view.id
+        controller.coordinator_lease = self
+
+    def start(self, controller: Any) -> None:
+        coordination = controller.app.coordination
+        work_queue = coordination.work_queue
+        self.renewal = Renewal(
+            work_queue.ledger,
+            self.view,
+            coordination.settings.lease_seconds,
+            work_queue.ensure_open,
+            self.view.can_kill,
+        )
+        work_queue.ensure_open()
+        self.renewal.start()
+        signals.worker_shutdown.connect(self._leave, sender=controller, weak=False)
+
+    def _leave(self, **_: Any) -> None:
+        # After the pool was joined: what it still has can only be messages it never began.
+        if self.renewal is not None:
+            renewal, self.renewal = self.renewal, None
+            renewal.stop()
+
+
+class FetchStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Lets the consumer fetch only what it has a slot for; one more a slot while tasks are short."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    #: Tasks per slot and second above which they count as short.
+    SHORT = 10
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        super().__init__(consumer, **kwargs)
+        self.seen, self.since, self.rate = 0, time.monotonic(), 0.0
+
+    def start(self, consumer: Any) -> None:
+        qos = consumer.task_consumer.channel.qos
+        controller = consumer.controller
+
+        def can_fetch() -> bool:
+            slots = int(controller.max_concurrency or consumer.pool.num_processes or 1)
+            ahead = slots if self._rate() > self.SHORT * slots else 0
+            return len(state.reserved_requests) < slots + ahead
+
+        qos.can_fetch = can_fetch
+
+    def _rate(self) -> float:
+        now = time.monotonic()
+        if now - self.since >= 0.5:
+            total = sum(state.total_count.values())
+            self.rate = (total - self.seen) / (now - self.since)
+            self.seen, self.since = total, now
+        return self.rate
+
+
+class RecorderStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Runs the recorder in workers of the maintenance queue; one of them is elected."""
+
+    requires = (LeaseStep,)
+
+    def __init__(self, controller: Any, **kwargs: Any) -> None:
+        super().__init__(controller, **kwargs)
+        self.stop_event = threading.Event()
+        self.thread: threading.Thread | None = None
+
+    def start(self, controller: Any) -> None:
+        app = controller.app
+        if "maintenance" not in app.amqp.queues.consume_from:
+            return
+        recorder = app.coordination.recorder(controller.coordinator_lease.view.id)
+        self.thread = threading.Thread(
+            target=recorder.run, args=(self.stop_event,), name="coordinator-recorder", daemon=True
+        )
+        self.thread.start()
+
+    def stop(self, controller: Any) -> None:
+        self.stop_event.set()
+        if self.thread is not None:
+            self.thread.join(timeout=10)
+
+    terminate = stop
+
+
+def _child_started(**_: Any) -> None:
+    # A group of its own, so that what a job starts can be killed with it; and no life without the main
+    # process, since nobody would renew its lease.
+    if os.getpid() != os.getpgrp():
+        os.setpgid(0, 0)
+    if sys.platform.startswith("linux"):
+        parent = os.getppid()
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+def install(app: Celery) -> None:
+    """Add the coordinator's steps to the workers of an app."""
+    app.steps["worker"].add(LeaseStep)
+    app.steps["worker"].add(RecorderStep)
+    app.steps["consumer"].add(FetchStep)
+    signals.worker_process_init.connect(_child_started, weak=False)
