@@ -10,7 +10,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from coordinator.errors import LedgerClosed, LedgerUnavailable, StoreUnavailable
 from coordinator.jobs import Event
@@ -39,6 +39,54 @@ BACK_OFF_LEAST, BACK_OFF_MOST = 0.25, 2.0
 
 #: Nothing is wrong with an event when one of these is raised: it is tried again.
 _PASSING = (StoreUnavailable, LedgerUnavailable, LedgerClosed)
+
+
+_Key: TypeAlias = tuple[int, str]
+
+
+def record_all(store: Store, events: Sequence[Event]) -> set[_Key]:
+    """Record events; one that the store refuses is set aside with an alarm and the rest goes on.
+
+    Returns:
+        (epoch, event id) of those that could not be recorded, not even without their details.
+
+    Raises:
+        StoreUnavailable: some or none were recorded; recording them again changes nothing.
+    """
+    # Imported here, since it brings SQLAlchemy; whoever has a store has it already.
+    from coordinator.store import RowRefused
+
+    try:
+        store.record(events)
+    except RowRefused as error:
+        if len(events) > 1:
+            half = len(events) // 2
+            return record_all(store, events[:half]) | record_all(store, events[half:])
+        return _set_aside(store, events[0], error)
+    return set()
+
+
+def _set_aside(store: Store, event: Event, error: Exception) -> set[_Key]:
+    from coordinator.store import RowRefused
+
+    store.set_aside(event, str(error))
+    try:
+        store.record([store.bare(event)])
+    except RowRefused:
+        logger.error(
+            "[COORDINATOR] event %s (%s of job %s) cannot be recorded and was set aside: %s",
+            *(event.event_id, event.verb, event.job_id, error),
+        )
+        return {_key(event)}
+    logger.error(
+        "[COORDINATOR] details of event %s (%s of job %s) were refused and set aside: %s",
+        *(event.event_id, event.verb, event.job_id, error),
+    )
+    return set()
+
+
+def _key(event: Event) -> _Key:
+    return event.epoch, event.event_id
 
 
 class Recorder:
@@ -78,7 +126,7 @@ class Recorder:
             events = self.ledger.read_events(BATCH)
             if not events:
                 break
-            unrecorded = self._record(events)
+            unrecorded = record_all(self.store, events)
             for event in events:
                 if event.data.get("undelivered_result"):
                     self._deliver(event)
@@ -129,38 +177,6 @@ class Recorder:
         except _PASSING as error:
             logger.debug("[COORDINATOR] the recorder's term ends by itself: %s", error)
 
-    def _record(self, events: Sequence[Event]) -> set[tuple[int, str]]:
-        """Record events; return the keys of those that could not be, not even without their details."""
-        # Needed here alone, and by then the store has been imported.
-        from coordinator.store import RowRefused
-
-        try:
-            self.store.record(events)
-        except RowRefused as error:
-            if len(events) > 1:
-                half = len(events) // 2
-                return self._record(events[:half]) | self._record(events[half:])
-            return self._set_aside(events[0], error)
-        return set()
-
-    def _set_aside(self, event: Event, error: Exception) -> set[tuple[int, str]]:
-        from coordinator.store import RowRefused
-
-        self.store.set_aside(event, str(error))
-        try:
-            self.store.record([self.store.bare(event)])
-        except RowRefused:
-            logger.error(
-                "[COORDINATOR] event %s (%s of job %s) cannot be recorded and was set aside: %s",
-                *(event.event_id, event.verb, event.job_id, error),
-            )
-            return {_key(event)}
-        logger.error(
-            "[COORDINATOR] details of event %s (%s of job %s) were refused and set aside: %s",
-            *(event.event_id, event.verb, event.job_id, error),
-        )
-        return set()
-
     def _deliver(self, event: Event) -> None:
         row = self.store.job(event.job_id)
         try:
@@ -171,7 +187,3 @@ class Recorder:
             # Whoever waits for this one result waits on; all others must not wait with it.
             logger.exception("[COORDINATOR] the result of job %s was not delivered", event.job_id)
             self.store.set_aside(event, f"not delivered: {type(error).__name__}: {error}")
-
-
-def _key(event: Event) -> tuple[int, str]:
-    return event.epoch, event.event_id

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 
 from coordinator.jobs import Event, Job
-from coordinator.resources import QUEUE
 from coordinator.store.database import RECORDER_LOCK, RowRefused, chunks
+from coordinator.store.entry import log_row, queue_of
 from coordinator.store.submission import Submission
 from coordinator.store.transitions import COLUMNS, Fold, Transition, fold, is_late, transition
 
@@ -59,7 +59,7 @@ class Recording(Submission):
             fresh.sort(key=lambda item: item.order)
             inserted = self._insert_missing(connection, fresh)
             rows = self._rows(connection, {item.event.job_id for item in fresh})
-            logged, folds, amended = self._fold(connection, fresh, rows)
+            logged, folds, amended = self._fold(connection, fresh, rows, inserted)
             self._amend(connection, amended)
             self._log(connection, logged, rows)
             moved = self._move(connection, rows, folds, inserted)
@@ -108,6 +108,7 @@ class Recording(Submission):
         connection: sa.Connection,
         fresh: Sequence[Transition],
         rows: Mapping[str, Mapping[str, Any]],
+        inserted: Collection[str],
     ) -> tuple[list[Transition], dict[str, Fold], list[Transition]]:
         by_job: defaultdict[str, list[Transition]] = defaultdict(list)
         logged: list[Transition] = []
@@ -116,11 +117,12 @@ class Recording(Submission):
                 by_job[item.event.job_id].append(item)
             else:
                 logged.append(item)
+        told = self._told(connection, inserted)
         folds: dict[str, Fold] = {}
         amended: list[Transition] = []
         for job_id, items in by_job.items():
             past: list[Transition] = []
-            late = is_late(rows[job_id], items)
+            late = job_id in told or is_late(rows[job_id], items)
             if late:
                 past = self._past(connection, job_id)
             done = fold(rows[job_id], [*past, *items], whole=late)
@@ -130,6 +132,15 @@ class Recording(Submission):
                 (logged if new else amended).append(step)
             folds[job_id] = done
         return logged, folds, amended
+
+    def _told(self, connection: sa.Connection, inserted: Collection[str]) -> set[str]:
+        """Return those of the new rows whose events were recorded before there was a row to change."""
+        table = self.schema.events.c
+        found: set[str] = set()
+        for some in chunks(sorted(inserted)):
+            query = sa.select(table.job_id).where(table.job_id.in_(some)).distinct()
+            found.update(connection.scalars(query))
+        return found
 
     def _past(self, connection: sa.Connection, job_id: str) -> list[Transition]:
         table = self.schema.events.c
@@ -169,34 +180,9 @@ class Recording(Submission):
     ) -> None:
         insert = self.upsert(self.schema.events).on_conflict_do_nothing()
         connection.execute(
-            insert, [self._log_row(step, rows.get(step.event.job_id, {})) for step in steps]
+            insert,
+            [log_row(step, rows.get(step.event.job_id, {}), self.redactor) for step in steps],
         )
-
-    def _log_row(self, step: Transition, row: Mapping[str, Any]) -> dict[str, Any]:
-        event = step.event
-        data = self.redactor.value(
-            {name: item for name, item in event.data.items() if name != "row"}
-        )
-        if step.defines:
-            # The definition is in the job's row; here it would keep arguments that were redacted there.
-            data["row"] = True
-        return {
-            "epoch": event.epoch,
-            "event_id": event.event_id,
-            "ordinal": step.ordinal,
-            "version": event.version,
-            "job_id": event.job_id,
-            "task": row.get("task"),
-            "queue": row.get("queue") or _queue(data.get("resource")),
-            "event_type": event.verb,
-            "at": event.at_ms,
-            "who": _shown(data.get("by") or data.get("worker")),
-            "why": _shown(data.get("reason") or data.get("error")),
-            "resource": _shown(data.get("resource")),
-            "before": step.before if event.job_id else _shown(data.get("before")),
-            "after": step.state if event.job_id else _shown(data.get("after")),
-            "data": data,
-        }
 
     def _move(
         self,
@@ -262,7 +248,7 @@ class Recording(Submission):
         totals: Counter[tuple[str, str, str]] = Counter()
         for item in fresh:
             data, row = item.event.data, rows.get(item.event.job_id, {})
-            queue = row.get("queue") or _queue(data.get("resource")) or ""
+            queue = row.get("queue") or queue_of(data.get("resource")) or ""
             totals[item.event.verb, queue, row.get("task") or ""] += 1
             if data.get("runtime_ms") is not None:
                 # Run time of all runs that ended, in ms: with their number it gives the average for ever.
@@ -292,15 +278,3 @@ def _transition(event: Event) -> Transition:
         return transition(event)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise RowRefused(f"a damaged event: {type(error).__name__}: {error}") from error
-
-
-def _queue(resource: Any) -> str | None:
-    if isinstance(resource, str) and resource.startswith(f"{QUEUE}:"):
-        return resource.partition(":")[2]
-    return None
-
-
-def _shown(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    return json.dumps(value, default=str)

@@ -7,7 +7,7 @@ sets it, whatever the order in which the events arrive, and a replay changes not
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -186,9 +186,15 @@ class Fold:
     steps: tuple[Transition, ...]
 
 
-def is_late(row: Mapping[str, Any], transitions: Iterable[Transition]) -> bool:
-    """Whether one of the transitions is older than the row: then the whole history has to be folded."""
+def is_late(row: Mapping[str, Any], transitions: Collection[Transition]) -> bool:
+    """Whether the whole history has to be folded: one of the transitions is older than the row.
+
+    Also for a row that no event has touched, when the events do not begin with its submission: then the
+    row came after the beginning of its history.
+    """
     newest = row["epoch"], row["version"]
+    if newest == (0, 0):
+        return all(item.event.verb != Verb.SUBMITTED for item in transitions)
     return any((item.event.epoch, item.event.version) < newest for item in transitions)
 
 

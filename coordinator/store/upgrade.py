@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +16,9 @@ from coordinator.store.database import UPGRADE_LOCK, Database
 
 if TYPE_CHECKING:
     from alembic.config import Config
+
+#: Alembic keeps the migration under way in module globals: one at a time in a process.
+_alembic = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class Upgrade(Database):
         from alembic import command
         from alembic.script import ScriptDirectory
 
-        with self.writing(UPGRADE_LOCK) as connection:
+        with _alembic, self.writing(UPGRADE_LOCK) as connection:
             before = SchemaStatus(self._current(connection), HEAD)
             if before.up_to_date:
                 return before
