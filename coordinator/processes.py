@@ -176,7 +176,10 @@ class _Transport(xmlrpc.client.Transport):
         self._path = path
 
     def make_connection(self, host: Any) -> http.client.HTTPConnection:
-        return _Connection(host, self._path)
+        connection = _Connection(host, self._path)
+        # Where the base class looks for what it has to close.
+        self._connection = host, connection
+        return connection
 
 
 class _Connection(http.client.HTTPConnection):
