@@ -107,7 +107,8 @@ def _needs(models: list[str], *_others: object, **_named: object) -> list[str]:
     return models
 
 
-@app.task(name="tasks.tournament.tournament", models=_needs)
+# Static: as an attribute of the task's class a plain function would become a method of it.
+@app.task(name="tasks.tournament.tournament", models=staticmethod(_needs))
 def tournament(models: list[str], seed: int | None = None) -> dict[str, Any]:
     """Let generations of several models of one game meet, each with each.
 

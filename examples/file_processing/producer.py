@@ -38,8 +38,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, help="files in all; without it there is no end")
     parser.add_argument("--delete-every", type=int, help="delete every n-th file at once")
     options = parser.parse_args()
-    first = len(list(options.folder.glob("file-*.txt"))) + 1
-    numbers = itertools.count(first)
+    taken = [int(path.stem.removeprefix("file-")) for path in options.folder.glob("file-*.txt")]
+    numbers = itertools.count(max(taken, default=0) + 1)
     for number in itertools.islice(numbers, options.count):
         path, job_id = produce(options.folder, number, options.seconds)
         gone = options.delete_every and number % options.delete_every == 0
