@@ -6,10 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tasks.models import MODELS
 from tasks.selfplay import play
 from tasks.trace import main, overlaps, read_runs, traced
 from tests.helpers import ROOT
@@ -87,6 +89,8 @@ def test_a_line_without_a_start_is_an_error(tmp_path: Path) -> None:
 def test_task_bodies_leave_a_trace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("COORDINATOR_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("COORDINATOR_TRACE_DIR", str(tmp_path / "trace"))
+    small = replace(MODELS["tic-tac-toe"], games_per_batch=50)
+    monkeypatch.setitem(MODELS, small.name, small)
     play(model="tic-tac-toe", seed=1)
     (run,) = read_runs(tmp_path / "trace")
     assert (run.job_id, run.models, run.task) == (

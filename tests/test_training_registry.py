@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -164,40 +163,53 @@ def test_only_the_latest_candidate_is_kept_and_learning_goes_on_from_it(tmp_path
     assert [path.name for path in (writer.folder / "candidates").iterdir()] == ["0002.npz"]
 
 
-@pytest.mark.parametrize(
-    "name", ["0001.npz", "0001.npz.sha256", "0001.json", "state.json"], ids=str
-)
-def test_a_writer_killed_before_a_rename_leaves_the_old_champion(tmp_path: Path, name: str) -> None:
-    writer = store(tmp_path, 1)
-    writer.enter()
-    candidate = writer.save_candidate(trained(1), [], 0.5).candidate
-    before = writer.state()
-    assert candidate is not None
-    # The real store in a real process, which the kernel kills in place of the rename.
-    program = f"""
-import os, pathlib, signal
+#: What a promotion renames, in this order.
+RENAMED = ("0001.npz", "0001.npz.sha256", "0001.json", "state.json")
+
+#: The real store in real processes, one for each rename, which the kernel kills in place of it.
+KILLED_WRITERS = """
+import os, pathlib, signal, sys
 from tasks.registry import ModelStore
-store = ModelStore({MODEL!r}, 1, pathlib.Path({str(tmp_path)!r}))
 rename = os.replace
-def killed(source, target):
-    if pathlib.Path(target).name == {name!r}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    rename(source, target)
-os.replace = killed
-store.judge(store.state().waiting_candidate, promoted=True, results=[], elos={{}}, win_rates={{}}, record={{}})
+root, model, names = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
+for name in names:
+    def killed(source, target):
+        if pathlib.Path(target).name == name:
+            os.kill(os.getpid(), signal.SIGKILL)
+        rename(source, target)
+    child = os.fork()
+    if child == 0:
+        os.replace = killed
+        store = ModelStore(model, 1, root / name)
+        verdict = dict(promoted=True, results=[], elos={}, win_rates={}, record={})
+        store.judge(store.state().waiting_candidate, **verdict)
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL, name
 """
-    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False)
-    assert ended.returncode == -signal.SIGKILL
-    assert writer.state() == before
-    writer.champion(before.champion)
-    # What the dead writer left is no obstacle: its lock is free, its files are written again.
-    state = promote(writer, candidate)
-    assert state.champion.number == 1
-    writer.champion(state.champion)
-    leftovers = list(tmp_path.rglob(".*.tmp"))
-    assert len(leftovers) == 1
-    assert sweep(tmp_path) == 0
-    assert sweep(tmp_path, older_than=0) == 1
+
+
+def test_a_writer_killed_before_a_rename_leaves_the_old_champion(tmp_path: Path) -> None:
+    before = {}
+    for name in RENAMED:
+        writer = store(tmp_path / name, 1)
+        writer.enter()
+        writer.save_candidate(trained(1), [], 0.5)
+        before[name] = writer.state()
+    command = [sys.executable, "-c", KILLED_WRITERS, str(tmp_path), MODEL, *RENAMED]
+    subprocess.run(command, cwd=ROOT, check=True)
+    for name in RENAMED:
+        writer = store(tmp_path / name, 1)
+        assert writer.state() == before[name]
+        writer.champion(before[name].champion)
+        # What the dead writer left is no obstacle: its lock is free, its files are written again.
+        candidate = before[name].candidate
+        assert candidate is not None
+        state = promote(writer, candidate)
+        assert state.champion.number == 1
+        writer.champion(state.champion)
+        assert len(list((tmp_path / name).rglob(".*.tmp"))) == 1
+        assert sweep(tmp_path / name) == 0
+        assert sweep(tmp_path / name, older_than=0) == 1
 
 
 def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
