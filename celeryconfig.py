@@ -62,6 +62,7 @@ beat_schedule = {
 }
 
 coordinator_populator = "tasks.pipeline:plan"
+coordinator_summary = "tasks.pipeline:summary"
 coordinator_queues = {
     "selfplay": {"workers": 2},
     "training": {"workers": 1},

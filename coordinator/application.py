@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -11,7 +12,7 @@ from celery import Celery
 from celery.app.amqp import AMQP
 from celery.app.control import Control
 from celery.utils.imports import symbol_by_name
-from kombu import Connection
+from kombu.transport import TRANSPORT_ALIASES
 
 from coordinator.embedded import redis_url
 from coordinator.errors import InvalidSetting, Refused
@@ -19,11 +20,11 @@ from coordinator.maintenance import Deliverer
 from coordinator.maintenance import install as install_maintenance
 from coordinator.needs import OPTIONS, describe
 from coordinator.settings import Settings, load
-from coordinator.transport import OPTIONS_HEADER, TOKEN_HEADER
+from coordinator.transport import OPTIONS_HEADER, TOKEN_HEADER, SentinelTransport, Transport
 from coordinator.work_queue import WorkQueue, set_work_queue
 
-TRANSPORT = "coordinator.transport:Transport"
-SENTINEL_TRANSPORT = "coordinator.transport:SentinelTransport"
+#: Numbers the transports of the apps of a process.
+_numbers = itertools.count(1)
 
 
 class Coordination:
@@ -68,14 +69,10 @@ class Coordination:
         return describe(self.settings, name, task, args, kwargs, call)
 
 
-class CoordinatedAMQP(AMQP):  # type: ignore[misc]
+class CoordinatedAMQP(AMQP):
     """Says in the headers of each task message what its job needs."""
 
     coordination: Coordination
-
-    @cached_property
-    def Connection(self) -> type[Connection]:  # noqa: N802 - Celery's name
-        return type("Connection", (Connection,), {"coordination": self.coordination})
 
     @cached_property
     def send_task_message(self) -> Any:
@@ -94,13 +91,15 @@ class CoordinatedAMQP(AMQP):  # type: ignore[misc]
             described = self.coordination.describe(name, args or (), kwargs or {}, call)
             headers.pop(OPTIONS_HEADER, None)
             if described is not None:
+                if options.get("priority") is not None:
+                    described["priority"] = options["priority"]
                 headers[OPTIONS_HEADER] = described
             return send(producer, name, message, headers=headers, **options)
 
         return send_coordinated
 
 
-class CoordinatedControl(Control):  # type: ignore[misc]
+class CoordinatedControl(Control):
     """Makes ``revoke`` durable: it also cancels the job, wherever it waits or runs."""
 
     def revoke(self, task_id: Any, *args: Any, **kwargs: Any) -> Any:
@@ -128,9 +127,19 @@ def _configure(app: Celery, settings: Settings) -> None:
     scheme = str(url).split("://", 1)[0]
     if scheme not in ("redis", "rediss", "redis+socket", "sentinel", "unix"):
         raise InvalidSetting(
-            "broker_url", url, "a Redis URL: the ledger hands jobs over inside Redis, so the broker must be it"
+            "broker_url",
+            url,
+            "a Redis URL: the ledger hands jobs over inside Redis, so the broker must be it",
         )
-    conf.broker_transport = SENTINEL_TRANSPORT if scheme == "sentinel" else TRANSPORT
+    # Kombu makes channels from the transport alone, so each app has one of its own that knows it.
+    base = SentinelTransport if scheme == "sentinel" else Transport
+    transport = type(
+        "Transport", (base,), {"coordination": app.coordination, "__module__": __name__}
+    )
+    alias = "coordinator" if (number := next(_numbers)) == 1 else f"coordinator{number}"
+    aliases: dict[str, Any] = TRANSPORT_ALIASES
+    aliases[alias] = lambda: transport
+    conf.broker_transport = alias
     if not conf.result_backend:
         conf.result_backend = url
 
@@ -155,7 +164,9 @@ def coordinate(app: Celery) -> Celery:
     coordination = Coordination(app)
     app.coordination = coordination
     app.amqp_cls = type(
-        "CoordinatedAMQP", (CoordinatedAMQP,), {"coordination": coordination, "__module__": __name__}
+        "CoordinatedAMQP",
+        (CoordinatedAMQP,),
+        {"coordination": coordination, "__module__": __name__},
     )
     app.control_cls = CoordinatedControl
     base = symbol_by_name(app.task_cls)

@@ -47,19 +47,21 @@ class RunningJob:
     replaced: bool = field(default=False, repr=False)
     stopped: bool = field(default=False, repr=False)
     _told: float = field(default=0.0, repr=False)
+    _asked: float = field(default=0.0, repr=False)
 
     def progress(self, done: float, total: float | None = None, **info: Any) -> None:
         """Tell how far the job is; proof that it is alive. See ``progress``."""
-        if time.monotonic() - self._told >= PROGRESS_INTERVAL:
+        if time.monotonic() - self._told >= PROGRESS_INTERVAL or done == total:
+            self._told = time.monotonic()
             self._tell({"done": done, "total": total, **info})
 
     def checkpoint(self) -> None:
         """Raise ``JobStopped`` if the job was canceled, released or lost. See ``checkpoint``."""
-        if time.monotonic() - self._told >= PROGRESS_INTERVAL:
+        if time.monotonic() - self._asked >= PROGRESS_INTERVAL:
             self._tell(None)
 
     def _tell(self, progress: dict[str, Any] | None) -> None:
-        self._told = time.monotonic()
+        self._asked = time.monotonic()
         stop = self.ledger.progress(self.id, self.token, progress)
         if stop:
             raise JobStopped(f"job {self.id} has to stop: {stop}")

@@ -57,7 +57,8 @@ def kill(roots: set[int]) -> None:
 
 def watch(mode: str, worker: int) -> None:
     """Follow one worker until it is gone."""
-    until, pids = None, set[int]()
+    until: float | None = None
+    pids: set[int] = set()
     buffer = b""
     stdin = sys.stdin.fileno()
     while True:

@@ -17,11 +17,11 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import redis
-from redis.connection import Connection, ConnectionPool
+from redis.connection import ConnectionPool
 
 from coordinator.errors import LedgerClosed, LedgerUnavailable
 from coordinator.jobs import Event, Job
-from coordinator.resources import models_of
+from coordinator.resources import models_of, reason_text
 
 _ADMISSION = ("keys", "epoch", "jobs", "admission", "ending")
 
@@ -135,7 +135,7 @@ def connection_url(url: str) -> str:
     return f"unix://{login}{parts.path}?db={database}"
 
 
-def _connect(connection: Connection) -> None:
+def _connect(connection: Any) -> None:
     # The run id tells one life of the server from the next. It belongs to the connection: after a
     # restart or a failover the old connection is broken and the new one brings the new id.
     connection.on_connect()
@@ -157,16 +157,20 @@ class Ledger:
 
     def __init__(self, url: str, prefix: str = "coordinator:", patience: float = PATIENCE) -> None:
         self.url, self.prefix, self.patience = url, prefix, patience
-        self.pool = ConnectionPool.from_url(
-            connection_url(url),
-            decode_responses=True,
-            redis_connect_func=_connect,
-            socket_keepalive=True if not url.startswith(("redis+socket", "unix")) else None,
-        ) if not url.startswith(("redis+socket", "unix")) else ConnectionPool.from_url(
-            connection_url(url), decode_responses=True, redis_connect_func=_connect
+        self.pool = (
+            ConnectionPool.from_url(
+                connection_url(url),
+                decode_responses=True,
+                redis_connect_func=_connect,
+                socket_keepalive=True if not url.startswith(("redis+socket", "unix")) else None,
+            )
+            if not url.startswith(("redis+socket", "unix"))
+            else ConnectionPool.from_url(
+                connection_url(url), decode_responses=True, redis_connect_func=_connect
+            )
         )
-        #: For reads; every change goes through a script.
-        self.redis = redis.Redis(connection_pool=self.pool)
+        #: For reads; every change goes through a script. Answers are text.
+        self.redis: Any = redis.Redis(connection_pool=self.pool)
         self._shas: dict[str, str] = {}
         self._lock = threading.Lock()
 
@@ -184,7 +188,7 @@ class Ledger:
         finally:
             self.pool.release(connection)
 
-    def run(self, name: str, *arguments: str | int | float, patience: float | None = None) -> Any:
+    def run(self, name: str, *arguments: str | float, patience: float | None = None) -> Any:
         """Run a script and return its decoded answer.
 
         A script whose reply was lost is run again: every script is safe to repeat.
@@ -462,7 +466,9 @@ class Ledger:
     def forget_events(self, last_id: str) -> None:
         """Trim the stream up to and with an event, in a ledger that is closed."""
         milliseconds, part = last_id.split("-")
-        self.redis.xtrim(f"{self.prefix}events", minid=f"{milliseconds}-{int(part) + 1}", approximate=False)
+        self.redis.xtrim(
+            f"{self.prefix}events", minid=f"{milliseconds}-{int(part) + 1}", approximate=False
+        )
 
     def elect(self, name: str, holder: str, ttl_ms: int) -> bool:
         """Take or extend a singleton's term; False when somebody else holds it."""
@@ -520,7 +526,9 @@ class Ledger:
         """Return ids of waiting jobs: of the heads of up to 1,000 classes the oldest ``limit``."""
         heads: list[tuple[float, str]] = []
         for key in self.redis.scan_iter(match=f"{self.prefix}class:*", count=1000):
-            heads += [(at, job_id) for job_id, at in self.redis.zrange(key, 0, limit - 1, withscores=True)]
+            heads += [
+                (at, job_id) for job_id, at in self.redis.zrange(key, 0, limit - 1, withscores=True)
+            ]
             if len(heads) >= 1000 * limit:
                 break
         return [job_id for _, job_id in sorted(heads)[:limit]]
@@ -633,6 +641,8 @@ def _event(epoch: int, event_id: str, fields: dict[str, str]) -> Event:
             data[name] = int(data[name])
     if "row" in data:
         data["row"] = json.loads(data["row"])
+    if fields["verb"] == "blocked":
+        data["reason"] = reason_text(data["resource"], data["code"], data.get("holders") or ())
     return Event(
         int(fields.get("epoch", epoch)),
         event_id,

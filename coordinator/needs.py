@@ -74,7 +74,7 @@ def models_for(
         names = [models] if isinstance(models, str) else list(models)
         return tuple(sorted(set(names)))
     templates = [models] if isinstance(models, str) else list(models)
-    if not any(isinstance(item, str) and "{" in item for item in templates):
+    if not any("{" in str(item) for item in templates):
         return tuple(sorted(set(templates)))
     arguments = _arguments(task, args, kwargs)
     names = []
@@ -115,7 +115,9 @@ def describe(
     def option(key: str, fallback: Any = None) -> Any:
         if call.get(key) is not None:
             return call[key]
+        # A plain function given as an option became a method of the task: take it as it was given.
         own = getattr(task, key, None)
+        own = getattr(own, "__func__", own)
         if own is not None:
             return own
         return rules.get(key, fallback)

@@ -51,7 +51,12 @@ class JobReaper:
     is_running: bool = False
     last_run_time: float | None = None
     stats: dict[str, int] = field(
-        default_factory=lambda: {"rounds": 0, "jobs_reaped": 0, "jobs_entered": 0, "workers_buried": 0}
+        default_factory=lambda: {
+            "rounds": 0,
+            "jobs_reaped": 0,
+            "jobs_entered": 0,
+            "workers_buried": 0,
+        }
     )
 
     _instance: ClassVar[JobReaper | None] = None
@@ -96,7 +101,9 @@ class JobReaper:
         ledger, store = work_queue.ledger, work_queue.store
         entered, after = 0, None
         while True:
-            page = store.unfinished(limit=BATCH) if after is None else store.unfinished(after, BATCH)
+            page = (
+                store.unfinished(limit=BATCH) if after is None else store.unfinished(after, BATCH)
+            )
             if not page:
                 return entered
             after = page[-1].cursor
@@ -113,7 +120,9 @@ class JobReaper:
                 if jobs:
                     ledger.submit(jobs)
                     entered += len(jobs)
-                    logger.warning("[COORDINATOR] reaper: %d accepted jobs entered again", len(jobs))
+                    logger.warning(
+                        "[COORDINATOR] reaper: %d accepted jobs entered again", len(jobs)
+                    )
 
     def reap_silent(self, work_queue: WorkQueue) -> int:
         """Release running jobs that have been silent for too long; age alone is no reason."""
@@ -159,9 +168,8 @@ def _lives(worker: dict[str, Any]) -> bool:
     try:
         process = psutil.Process(int(worker["pid"]))
         # A process of the same number that began later is another one.
-        return process.create_time() <= float(worker["started"]) + 1.0
+        return bool(process.create_time() <= float(worker["started"]) + 1.0)
     except psutil.NoSuchProcess:
         return False
     except (psutil.AccessDenied, KeyError, ValueError):
         return True
-

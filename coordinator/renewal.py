@@ -13,7 +13,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import IO, Any, Protocol, cast
 
 from coordinator.errors import LedgerClosed, LedgerUnavailable
 from coordinator.ledger import Ledger
@@ -60,22 +61,25 @@ class Guard:
         self.mode = mode
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self) -> IO[bytes]:
+        """Start the process; returns what it reads."""
         self.process = subprocess.Popen(
             [sys.executable, "-m", "coordinator.guard", self.mode, str(os.getpid())],
             stdin=subprocess.PIPE,
             start_new_session=True,
         )
+        return cast("IO[bytes]", self.process.stdin)
 
     def tell(self, until: float, pids: Iterable[int]) -> None:
         """Say until when the lease is good, and which processes run jobs."""
         line = json.dumps({"until": until, "pids": list(pids)}).encode() + b"\n"
         try:
-            if self.process is None or self.process.poll() is not None:
-                self.start()
-            assert self.process is not None and self.process.stdin is not None
-            self.process.stdin.write(line)
-            self.process.stdin.flush()
+            process = self.process
+            alive = process is not None and process.poll() is None
+            pipe = process.stdin if process is not None and alive else self.start()
+            if pipe is not None:
+                pipe.write(line)
+                pipe.flush()
         except (BrokenPipeError, OSError) as error:
             logger.error("[COORDINATOR] the guard does not answer, starting another: %s", error)
             self.process = None
@@ -240,7 +244,6 @@ class Renewal(threading.Thread):
 
 def _alive(pid: int) -> bool:
     try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False

@@ -101,3 +101,27 @@ def class_of(needs: Sequence[str], priority: int, owner: str = "") -> str:
 def models_of(needs: Iterable[str]) -> tuple[str, ...]:
     """Return the model names among ``needs``."""
     return tuple(need.split(":", 1)[1] for need in needs if kind_of(need) == MODEL)
+
+
+def reason_text(resource: str, code: str | None, holders: Sequence[str] = ()) -> str:
+    """Return in words what stops a job."""
+    kind, name = kind_of(resource), resource.partition(":")[2]
+    holder = holders[0] if holders else None
+    if code == "held":
+        return f"{resource} is paused"
+    if code == "no-worker":
+        return f"Queue {name} has no live worker"
+    if code == "no-slot":
+        return f"Queue {name} has no free slot"
+    if code == "restoring":
+        return "The ledger is being restored"
+    if kind == "model" and holder:
+        return f"Model conflict: {name} in use by {owner_kind(holder)} job {holder}"
+    if holder:
+        return f"{resource} is at its limit, held by {owner_kind(holder)} job {holder}"
+    return f"{resource}: waiting for its turn"
+
+
+def owner_kind(owner: str) -> str:
+    """Return ``workflow`` for a workflow execution, ``normal`` for a job."""
+    return "workflow" if owner.startswith("workflow-") else "normal"

@@ -103,7 +103,7 @@ class Restorer:
 
     def _operator_settings(self) -> None:
         for setting in self.store.settings():
-            until = setting.until or 0
+            until = setting.until_ms or 0
             if setting.kind == "hold":
                 self.ledger.run(
                     "build", "hold", setting.resource, setting.by, setting.reason or "", until

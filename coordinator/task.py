@@ -172,7 +172,7 @@ def _coordinated(task: Any, tracer: Tracer) -> Tracer:
 
 
 def _outcome(task: Any, job: RunningJob, traced: Any) -> tuple[str, dict[str, Any]]:
-    retval, info, _, text = traced
+    _, info, _, text = traced
     if info is None or not info:
         return "completed", {"result": _text(text or "")}
     error: dict[str, Any] = {"error": _error(info.retval)}

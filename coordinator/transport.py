@@ -7,7 +7,6 @@ ledger knows who has what.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -71,7 +70,8 @@ def job_of(message: dict[str, Any], queue: str, timeout: float | None) -> Job:
     if seconds and hard is None and soft is None:
         # Soft first, so that the task can clean up; hard shortly after.
         headers["timelimit"] = [seconds + max(5.0, seconds * 0.05), seconds]
-    priority = message["properties"].get("priority")
+    # Kombu writes 0 for "not given", which is the highest on Redis: what was given is in the options.
+    priority = options.get("priority", message["properties"].get("priority") or None)
     org, models = options.get("org"), options.get("models") or ()
     return Job(
         job_id=headers["id"],
@@ -139,7 +139,7 @@ class Channel(kombu_redis.Channel):
 
     @property
     def coordination(self) -> Any:
-        return self.connection.client.coordination
+        return self.connection.coordination
 
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
         headers = message.get("headers") or {}
@@ -195,6 +195,8 @@ class Transport(kombu_redis.Transport):
     """Kombu's Redis transport with coordinated channels."""
 
     Channel = Channel
+    #: The app's; set in the subclass that ``coordinate(app)`` makes.
+    coordination: Any = None
     _client: Any = None
 
     # Kombu sets the client to None while it collects a broken connection; a channel that still has
@@ -210,13 +212,11 @@ class Transport(kombu_redis.Transport):
             self._client = value
 
 
-
 class SentinelChannel(Channel, kombu_redis.SentinelChannel):
     """The same over Sentinel."""
 
 
-class SentinelTransport(Transport):
+class SentinelTransport(Transport, kombu_redis.SentinelTransport):
     """The same over Sentinel."""
 
-    default_port = 26379
     Channel = SentinelChannel

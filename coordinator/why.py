@@ -5,11 +5,10 @@ Computed when asked, for blockers change.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coordinator.ledger import Ledger
-from coordinator.resources import kind_of, models_of
+from coordinator.resources import models_of, reason_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,27 +61,3 @@ def explain(ledger: Ledger, job_id: str) -> Why | None:
         task,
         models_of(parked.needs),
     )
-
-
-def reason_text(resource: str, code: str | None, holders: Sequence[str] = ()) -> str:
-    """Return in words what stops a job."""
-    kind, name = kind_of(resource), resource.partition(":")[2]
-    holder = holders[0] if holders else None
-    if code == "held":
-        return f"{resource} is paused"
-    if code == "no-worker":
-        return f"Queue {name} has no live worker"
-    if code == "no-slot":
-        return f"Queue {name} has no free slot"
-    if code == "restoring":
-        return "The ledger is being restored"
-    if kind == "model" and holder:
-        return f"Model conflict: {name} in use by {owner_kind(holder)} job {holder}"
-    if holder:
-        return f"{resource} is at its limit, held by {owner_kind(holder)} job {holder}"
-    return f"{resource}: waiting for its turn"
-
-
-def owner_kind(owner: str) -> str:
-    """Return ``workflow`` for a workflow execution, ``normal`` for a job."""
-    return "workflow" if owner.startswith("workflow-") else "normal"

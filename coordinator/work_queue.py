@@ -28,7 +28,7 @@ from coordinator.errors import (
     StoreUnavailable,
     UnknownJob,
 )
-from coordinator.jobs import Job
+from coordinator.jobs import Event, Job
 from coordinator.ledger import Admission, Finish, Ledger
 from coordinator.resources import (
     SERIAL_RESOURCE,
@@ -36,10 +36,11 @@ from coordinator.resources import (
     model_resource,
     models_of,
     queue_resource,
+    reason_text,
 )
 from coordinator.restorer import Restorer
 from coordinator.settings import Settings
-from coordinator.why import Why, explain, reason_text
+from coordinator.why import Why, explain
 
 if TYPE_CHECKING:
     from coordinator.store import Store
@@ -104,10 +105,13 @@ class WorkQueue:
         if self.ledger.epoch() is not None:
             return True
         holder = f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}"
-        restorer = Restorer(
-            self.ledger, self.store, self.settings, lambda events: self.store.record(events), holder
-        )
+        restorer = Restorer(self.ledger, self.store, self.settings, self._record, holder)
         return restorer.ensure_open()
+
+    def _record(self, events: Sequence[Event]) -> None:
+        from coordinator.recorder import record_all
+
+        record_all(self.store, events)
 
     # -- submit ------------------------------------------------------------------------------------
 
@@ -146,7 +150,9 @@ class WorkQueue:
                 if not inside and not self.settings.durability_fallback:
                     raise
         for job in jobs:
-            self._log("checking whether job %s can start with models %s", job.job_id, _shown(job.models))
+            self._log(
+                "checking whether job %s can start with models %s", job.job_id, _shown(job.models)
+            )
         try:
             admissions = self._enter(jobs, () if stored else [row_of(job) for job in jobs])
         except (LedgerUnavailable, LedgerClosed) as error:
@@ -203,7 +209,9 @@ class WorkQueue:
                     raise
                 pause.wait(0.2)
         if finish.answer == "stale":
-            logger.warning("[COORDINATOR] job %s: the end of a run that lost the job is refused", job_id)
+            logger.warning(
+                "[COORDINATOR] job %s: the end of a run that lost the job is refused", job_id
+            )
         else:
             self._log("job %s %s, checking for next", job_id, outcome)
             if finish.started:
@@ -232,7 +240,7 @@ class WorkQueue:
             row = self.store.job(job_id)
             if row is None:
                 raise UnknownJob(f"no job {job_id} is known")
-            raise Refused(f"job {job_id} has ended: it is {row.state}")
+            raise Refused(f"job {job_id} has ended: it is {row['state']}")
         if answer["answer"] == "ended":
             raise Refused(f"job {job_id} has ended: it is {answer['state']}")
         return "canceled" if answer["answer"] == "done" else "stopping"
@@ -300,7 +308,9 @@ class WorkQueue:
     def get_stats(self) -> dict[str, Any]:
         """Return pending, in_progress, completed_hour, failed_hour and oldest_item_age_seconds."""
         counts = self.ledger.counts()
-        pending = sum(n for (_, s), n in counts.items() if s in ("waiting", "delayed", "dispatched"))
+        pending = sum(
+            n for (_, s), n in counts.items() if s in ("waiting", "delayed", "dispatched")
+        )
         running = sum(n for (_, s), n in counts.items() if s in ("running", "stopping"))
         hour_ago = int(time.time() * 1000) - 3_600_000
         return {
@@ -322,7 +332,7 @@ class WorkQueue:
             row = self.store.job(job_id)
             if row is None:
                 raise UnknownJob(f"no job {job_id} is known")
-            return Why(job_id, str(row.state), "ended" if row.finished_at else "restoring")
+            return Why(job_id, row["state"], "ended" if row["finished_at"] else "restoring")
         return found
 
     def queues(self) -> list[QueueState]:
@@ -366,7 +376,9 @@ class WorkQueue:
             answer = explain(self.ledger, job_id)
             if answer is not None and answer.state == "waiting":
                 found.append(
-                    BlockedJob(job_id, answer.task, answer.models, answer.reason, answer.position or 0)
+                    BlockedJob(
+                        job_id, answer.task, answer.models, answer.reason, answer.position or 0
+                    )
                 )
         return found
 
@@ -376,7 +388,7 @@ class WorkQueue:
     # -- the story in the log ------------------------------------------------------------------------
 
     def _log(self, message: str, *arguments: object) -> None:
-        logger.info("[COORDINATOR] " + message, *arguments)
+        logger.info(f"[COORDINATOR] {message}", *arguments)  # noqa: G004 - the template is a constant
 
     def _log_admission(self, job: Job, admission: Admission) -> None:
         if admission.known:
@@ -389,9 +401,7 @@ class WorkQueue:
             reason = reason_text(admission.resource or "", admission.code, admission.holders)
             if kind_of(admission.resource or "") == "model":
                 self._log("model conflict detected: %s", reason)
-            self._log(
-                "job %s blocked at position %s: %s", job.job_id, admission.position, reason
-            )
+            self._log("job %s blocked at position %s: %s", job.job_id, admission.position, reason)
 
 
 class JobCoordinator:

@@ -16,7 +16,7 @@ from typing import Any
 from weakref import WeakSet
 
 from billiard.einfo import ExceptionWithTraceback
-from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
+from billiard.exceptions import Terminated, WorkerLostError
 from celery import Celery, bootsteps, signals
 from celery.worker import state
 from celery.worker.request import Request as CeleryRequest
@@ -34,7 +34,7 @@ _PR_SET_PDEATHSIG = 1
 _requests: WeakSet[Any] = WeakSet()
 
 
-class Request(CeleryRequest):  # type: ignore[misc]
+class Request(CeleryRequest):
     """A request that tells the ledger how it ended when no child process can."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -50,7 +50,11 @@ class Request(CeleryRequest):  # type: ignore[misc]
     def revoked(self) -> bool:
         dropped = bool(super().revoked())
         if dropped and self.token is not None and self.worker_pid is None:
-            self._tell(lambda queue: queue.ledger.undeliver(self.id, self.token, "revoked or expired", end=True))
+            self._tell(
+                lambda queue: queue.ledger.undeliver(
+                    self.id, self.token, "revoked or expired", end=True
+                )
+            )
         return dropped
 
     def reject(self, requeue: bool = False) -> None:
@@ -68,7 +72,9 @@ class Request(CeleryRequest):  # type: ignore[misc]
         super().on_timeout(soft, timeout)
         if not soft and self.token is not None:
             error = f"TimeLimitExceeded({timeout})"
-            self._tell(lambda queue: queue.ledger.finish(self.id, self.token, "failed", {"error": error}))
+            self._tell(
+                lambda queue: queue.ledger.finish(self.id, self.token, "failed", {"error": error})
+            )
 
     def on_failure(
         self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
@@ -76,7 +82,9 @@ class Request(CeleryRequest):  # type: ignore[misc]
         exc = exc_info.exception
         if isinstance(exc, ExceptionWithTraceback):
             exc = exc.exc
-        died = isinstance(exc, (WorkerLostError, Terminated, SystemExit, KeyboardInterrupt, MemoryError))
+        died = isinstance(
+            exc, (WorkerLostError, Terminated, SystemExit, KeyboardInterrupt, MemoryError)
+        )
         if self.token is None or not died:
             return super().on_failure(exc_info, send_failed_event, return_ok)
         # The process died: the ledger decides by the job's attempts whether it runs again. Celery's own
@@ -120,7 +128,9 @@ class WorkerView:
         return int(limit or 1)
 
     def busy(self) -> int:
-        return sum(1 for request in _copy(state.active_requests) if getattr(request, "token", None) is None)
+        return sum(
+            1 for request in _copy(state.active_requests) if getattr(request, "token", None) is None
+        )
 
     def hand(self) -> list[Any]:
         return _copy(_requests)
@@ -153,7 +163,7 @@ def _copy(requests: Iterable[Any]) -> list[Any]:
             continue
 
 
-class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
+class LeaseStep(bootsteps.StartStopStep):
     """Keeps the worker's lease from when its pool is up until its pool is down."""
 
     requires = ("celery.worker.components:Pool",)
@@ -187,7 +197,7 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
             renewal.stop()
 
 
-class FetchStep(bootsteps.StartStopStep):  # type: ignore[misc]
+class FetchStep(bootsteps.StartStopStep):
     """Lets the consumer fetch only what it has a slot for; one more a slot while tasks are short."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
@@ -219,7 +229,7 @@ class FetchStep(bootsteps.StartStopStep):  # type: ignore[misc]
         return self.rate
 
 
-class RecorderStep(bootsteps.StartStopStep):  # type: ignore[misc]
+class RecorderStep(bootsteps.StartStopStep):
     """Runs the recorder in workers of the maintenance queue; one of them is elected."""
 
     requires = (LeaseStep,)
@@ -239,7 +249,7 @@ class RecorderStep(bootsteps.StartStopStep):  # type: ignore[misc]
         )
         self.thread.start()
 
-    def stop(self, controller: Any) -> None:
+    def stop(self, controller: Any) -> None:  # noqa: ARG002 - Celery's signature
         self.stop_event.set()
         if self.thread is not None:
             self.thread.join(timeout=10)

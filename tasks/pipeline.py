@@ -30,7 +30,7 @@ class ModelSummary:
         games: self-play games so far.
         win_rate: of the champion against random play, 0 to 1; None until measured.
         elo: of the champion, random play being 0; None until measured.
-        elos: rating of each generation measured, oldest first.
+        elo_history: rating of each generation measured, oldest first.
         trainings, rejected: candidates trained, and those that were not better.
         activity: what happens next.
     """
@@ -41,7 +41,7 @@ class ModelSummary:
     games: int
     win_rate: float | None
     elo: float | None
-    elos: tuple[float, ...]
+    elo_history: tuple[float, ...]
     trainings: int
     rejected: int
     activity: str
@@ -129,7 +129,7 @@ def summary(models: Iterable[ModelDefinition] | None = None) -> list[ModelSummar
                 games=state.games_used + fresh,
                 win_rate=champion.win_rate if champion else None,
                 elo=champion.elo if champion else None,
-                elos=tuple(one.elo for one in state.generations if one.elo is not None),
+                elo_history=tuple(one.elo for one in state.generations if one.elo is not None),
                 trainings=state.trainings,
                 rejected=state.rejected,
                 activity=f"{wish.queue}: {wish.reason}",

@@ -25,7 +25,7 @@ def _ladder(models: Sequence[str]) -> dict[str, float]:
             for name, elo in ratings(results, LADDER[0]).items():
                 if name in LADDER:
                     found.setdefault(name, []).append(elo)
-    return {name: sum(elos) / len(elos) for name, elos in found.items()}
+    return {name: sum(elo_history) / len(elo_history) for name, elo_history in found.items()}
 
 
 def draw(path: Path | None = None, summaries: Sequence[ModelSummary] | None = None) -> Path:
@@ -56,7 +56,7 @@ def draw(path: Path | None = None, summaries: Sequence[ModelSummary] | None = No
         axes = figure.add_subplot(1, len(games), place + 1)
         models = [one for one in shown if one.game == game]
         for one in models:
-            axes.plot(range(len(one.elos)), one.elos, marker="o", markersize=3.5, label=one.model)
+            axes.plot(range(len(one.elo_history)), one.elo_history, marker="o", markersize=3.5, label=one.model)
         for name, elo in _ladder([one.model for one in models]).items():
             axes.axhline(elo, color="0.75", linewidth=0.8, linestyle="--", zorder=0)
             axes.annotate(

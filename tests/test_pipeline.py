@@ -90,12 +90,12 @@ def test_elo_rises_over_generations_and_is_the_same_each_time(
         assert "tournament" not in work([SMALL], 24)
         (seen,) = summary([SMALL])
         found.append(seen)
-    assert found[0].elos == found[1].elos
+    assert found[0].elo_history == found[1].elo_history
     seen = found[0]
     assert seen.generation >= 3
-    assert len(seen.elos) == seen.generation + 1
-    assert seen.elo == seen.elos[-1]
-    assert seen.elos[-1] > seen.elos[0] + 150
+    assert len(seen.elo_history) == seen.generation + 1
+    assert seen.elo == seen.elo_history[-1]
+    assert seen.elo_history[-1] > seen.elo_history[0] + 150
     assert seen.win_rate is not None
     assert seen.win_rate > 0.75
     assert seen.trainings == seen.generation + seen.rejected == 6

@@ -63,10 +63,9 @@ local function adopt(job, token)
     attempts = math.max(1, tonumber(job.attempts) or 0)})
 end
 
-local stop, lost, has, hand = {}, {}, false, {}
+local stop, has, strange, hand = {}, false, {}, {}
 for i = 8, #ARGV, 2 do
   local id, token = ARGV[i], ARGV[i + 1]
-  hand[id] = true
   local job = read(id)
   if restored and job and (job.state == 'waiting' or job.state == 'delayed')
     and tonumber(token) > (tonumber(job.token) or 0) then
@@ -75,15 +74,26 @@ for i = 8, #ARGV, 2 do
     local priority, org = class and class.priority or job.priority, class and class.org or job.org
     adopt(job, token)
     call('HSET', P .. 'job:' .. id, 'priority', priority, 'org', org)
+    hand[id] = true
   elseif not job or job.token ~= token or (job.worker and job.worker ~= worker) then
     if not (job and job.ended == token) then
-      lost[#lost + 1] = id
+      strange[#strange + 1] = id
     end
-  elseif job.state == 'stopping' then
-    stop[id], has = job.stop, true
-  elseif job.state == 'dispatched' then
-    -- In a worker's hand but not begun (a rate limit, say): not lost.
-    call('ZADD', P .. 'dispatched', now + default('claim_ms', 30000), id)
+  else
+    hand[id] = true
+    if job.state == 'stopping' then
+      stop[id], has = job.stop, true
+    elseif job.state == 'dispatched' then
+      -- In a worker's hand but not begun (a rate limit, say): not lost.
+      call('ZADD', P .. 'dispatched', now + default('claim_ms', 30000), id)
+    end
+  end
+end
+local lost = {}
+for _, id in ipairs(strange) do
+  -- Jobs are told by id alone: not one of which the worker has a later delivery as well.
+  if not hand[id] then
+    lost[#lost + 1] = id
   end
 end
 call('SREM', P .. 'awaited', worker)

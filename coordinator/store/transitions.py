@@ -187,7 +187,7 @@ class Fold:
 
 
 def is_late(row: Mapping[str, Any], transitions: Collection[Transition]) -> bool:
-    """Whether the whole history has to be folded: one of the transitions is older than the row.
+    """Whether the whole history has to be folded: one of the transitions is not newer than the row.
 
     Also for a row that no event has touched, when the events do not begin with its submission: then the
     row came after the beginning of its history.
@@ -195,7 +195,7 @@ def is_late(row: Mapping[str, Any], transitions: Collection[Transition]) -> bool
     newest = row["epoch"], row["version"]
     if newest == (0, 0):
         return all(item.event.verb != Verb.SUBMITTED for item in transitions)
-    return any((item.event.epoch, item.event.version) < newest for item in transitions)
+    return any((item.event.epoch, item.event.version) <= newest for item in transitions)
 
 
 def fold(row: Mapping[str, Any], transitions: Iterable[Transition], whole: bool = False) -> Fold:
