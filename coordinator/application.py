@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -36,7 +37,13 @@ class Coordination:
 
     @cached_property
     def settings(self) -> Settings:
-        return load(self.app.conf)
+        conf = self.app.conf
+        settings = load(conf)
+        broker = conf.broker_write_url or os.environ.get("CELERY_BROKER_URL")
+        if broker and settings.redis_url is None:
+            # The app has a broker already: the ledger lives there, not in a Redis of its own.
+            settings = replace(settings, redis_url=broker)
+        return settings
 
     @property
     def work_queue(self) -> WorkQueue:
@@ -120,7 +127,7 @@ def _configure(app: Celery, settings: Settings) -> None:
     if not url:
         url = redis_url(settings)
         conf.broker_url = conf.broker_read_url = conf.broker_write_url = url
-    elif settings.redis_url and settings.redis_url != url:
+    elif settings.redis_url != url:
         raise InvalidSetting(
             "broker_url", url, f"the same Redis as coordinator_redis_url ({settings.redis_url})"
         )

@@ -401,12 +401,17 @@ local function release(job)
 end
 
 -- What stops a waiting job: the resource, the code, up to three holders and its position there.
--- Counting is bounded: beyond 50 classes on one resource only those of the own class count.
+-- Counting is bounded: on a queue all that wait there count, and beyond 50 classes on one resource only those of the own class count.
 local function blockers(job, resource, code)
   local answer = {resource = resource, code = code}
   local holders = call('SRANDMEMBER', P .. 'holders:' .. resource, 3)
   if #holders > 0 then
     answer.holders = holders
+  end
+  if resource:match('^queue:') or resource == 'serial' then
+    -- Everything on the queue waits there: its count is the position.
+    answer.position = math.max(1, tonumber(call('HGET', P .. 'counts', job.queue .. '|waiting')) or 1)
+    return answer
   end
   local position, looked = 0, 0
   local lanes = call('ZRANGE', P .. 'lanes:' .. resource, 0, 49)

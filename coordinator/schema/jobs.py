@@ -89,7 +89,8 @@ def jobs(metadata: sa.MetaData, prefix: str) -> sa.Table:
         sa.CheckConstraint("epoch >= 0 AND version >= 0", name="versions_not_negative"),
         sa.Index(f"{name}_by_order", "sequence", "job_id"),
         _partial(f"{name}_unfinished", UNFINISHED, "sequence", "job_id"),
-        _partial(f"{name}_retrying", RETRYING, "state", "sequence", "job_id"),
+        # Its first column is always NULL: a constant to look for, which SQLite takes before any range.
+        _partial(f"{name}_retrying", RETRYING, "finished_at", "sequence", "job_id"),
         _partial(f"{name}_by_worker", HELD, "worker"),
         sa.Index(f"{name}_by_state", "state", "sequence", "job_id"),
         sa.Index(f"{name}_by_state_and_queue", "state", "queue", "sequence", "job_id"),

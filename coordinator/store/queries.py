@@ -8,12 +8,12 @@ from typing import Any, TypeAlias
 import sqlalchemy as sa
 
 from coordinator.errors import InvalidValue
-from coordinator.schema.texts import RETRYING
+from coordinator.schema.texts import HELD, RETRYING
 from coordinator.states import FINAL, State, status
 from coordinator.store.database import Database, Row, now_ms
 
-#: State, and whether only jobs between two retries are meant (None: both).
-_Leg: TypeAlias = tuple[str, bool | None]
+#: State, and whether jobs between two retries count; no state: all jobs between two retries.
+_Leg: TypeAlias = tuple[str | None, bool]
 
 _OPEN = (State.DELAYED, State.WAITING, State.DISPATCHED)
 _FLAGGED = (State.FAILED, State.UNPROCESSABLE)
@@ -22,11 +22,11 @@ _FLAGGED = (State.FAILED, State.UNPROCESSABLE)
 STATUSES: dict[str, tuple[_Leg, ...]] = {
     "PENDING": tuple((state.value, False) for state in _OPEN),
     "PROCESSING": (
-        (State.RUNNING.value, None),
-        (State.STOPPING.value, None),
-        *((state.value, True) for state in _OPEN),
+        (State.RUNNING.value, True),
+        (State.STOPPING.value, True),
+        (None, True),
     ),
-    **{state.value.upper(): ((state.value, None),) for state in FINAL},
+    **{state.value.upper(): ((state.value, True),) for state in FINAL},
 }
 
 
@@ -215,7 +215,7 @@ def _legs(wanted: str | None, states: Collection[str]) -> tuple[_Leg, ...]:
                 "status", wanted, "one of " + ", ".join(STATUSES), STATUSES
             ) from None
     try:
-        return tuple((State(state).value, None) for state in states)
+        return tuple((State(state).value, True) for state in states)
     except ValueError:
         names = [state.value for state in State]
         raise InvalidValue("states", list(states), "of " + ", ".join(names)) from None
@@ -224,11 +224,11 @@ def _legs(wanted: str | None, states: Collection[str]) -> tuple[_Leg, ...]:
 def _leg(table: sa.Table, leg: _Leg | None) -> list[sa.ColumnElement[bool]]:
     if leg is None:
         return []
-    state, retrying = leg
+    state, retried = leg
+    if state is None:
+        return [sa.literal_column(f"{RETRYING} AND NOT {HELD}", sa.Boolean)]
     found: list[sa.ColumnElement[bool]] = [table.c.state == state]
-    if retrying is True:
-        found.append(sa.literal_column(RETRYING, sa.Boolean))
-    elif retrying is False:
+    if not retried:
         found.append(table.c.retries == 0)
     return found
 

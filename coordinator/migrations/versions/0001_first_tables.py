@@ -155,7 +155,7 @@ def upgrade() -> None:
     op.create_index(
         f"{p}coordinator_jobs_retrying",
         f"{p}coordinator_jobs",
-        ["state", "sequence", "job_id"],
+        ["finished_at", "sequence", "job_id"],
         sqlite_where=sa.text("retries > 0 AND finished_at IS NULL"),
         postgresql_where=sa.text("retries > 0 AND finished_at IS NULL"),
     )
