@@ -134,7 +134,9 @@ class Submission(Database):
     def _insert_rows(self, connection: sa.Connection, jobs: Sequence[Job]) -> int:
         if not jobs:
             return 0
-        bound = [self._bound(self.definition(job)) for job in jobs]
+        # In one order: two producers with the same ids would wait for each other in a circle.
+        ordered = sorted(jobs, key=lambda job: job.job_id)
+        bound = [self._bound(self.definition(job)) for job in ordered]
         done = connection.exec_driver_sql(bound[0][0], [values for _, values in bound])
         self.insert_models(connection, jobs)
         return done.rowcount
