@@ -93,7 +93,8 @@ end
 -- Changes the slots and the number of workers of a pool; what was read of the pools is stale then.
 local function change_pool(name, slots, workers)
   pools = nil
-  call('HINCRBY', P .. 'pools', name, slots)
+  -- Lua's -0 is no integer for Redis.
+  call('HINCRBY', P .. 'pools', name, slots == 0 and 0 or slots)
   if call('HINCRBY', P .. 'pool_workers', name, workers) <= 0 then
     call('HDEL', P .. 'pools', name)
     call('HDEL', P .. 'pool_workers', name)
