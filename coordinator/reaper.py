@@ -7,14 +7,12 @@ not know, workers whose process is gone from this machine, jobs that run without
 from __future__ import annotations
 
 import logging
-import socket
 import time
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import psutil
-
 from coordinator.ledger import Ledger
+from coordinator.restorer import is_gone
 from coordinator.work_queue import WorkQueue
 
 logger = logging.getLogger("coordinator")
@@ -156,20 +154,7 @@ def bury_workers(ledger: Ledger) -> int:
     Returns:
         The number of workers buried.
     """
-    host, buried = socket.gethostname(), 0
-    for worker in ledger.workers():
-        if worker.get("host") == host and not _lives(worker):
-            ledger.leave(worker["id"], "its process is gone")
-            buried += 1
-    return buried
-
-
-def _lives(worker: dict[str, Any]) -> bool:
-    try:
-        process = psutil.Process(int(worker["pid"]))
-        # A process of the same number that began later is another one.
-        return bool(process.create_time() <= float(worker["started"]) + 1.0)
-    except psutil.NoSuchProcess:
-        return False
-    except (psutil.AccessDenied, KeyError, ValueError):
-        return True
+    gone = [worker["id"] for worker in ledger.workers() if is_gone(worker)]
+    for worker in gone:
+        ledger.leave(worker, "its process is gone")
+    return len(gone)

@@ -10,8 +10,11 @@ were known have reported, or one lease has passed.
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from coordinator.jobs import Event
 from coordinator.ledger import Ledger
@@ -65,7 +68,10 @@ class Restorer:
     def restore(self) -> int:
         """Build the ledger again; returns the number of jobs entered."""
         self._record_survivors()
-        workers = self.ledger.known_workers()
+        known = self.ledger.workers()
+        workers = {worker["id"] for worker in known}
+        # Those whose process on this machine is gone will not report: nobody needs to wait for them.
+        gone = {worker["id"] for worker in known if is_gone(worker)}
         self.ledger.wipe()
         epoch = self.store.open_epoch()
         self.ledger.open(epoch, "building")
@@ -87,12 +93,15 @@ class Restorer:
             workers.update(item.worker for item in page if item.worker and item.state == "running")
             entered += len(page)
             logger.info("[COORDINATOR] restore: %d jobs entered", entered)
-        self.ledger.open_for_workers(sorted(workers))
+        awaited = sorted(workers - gone)
+        self.ledger.open_for_workers(awaited)
+        for worker in gone:
+            self.ledger.leave(worker, "its process is gone")
         logger.info(
             "[COORDINATOR] epoch %d is open with %d jobs; %d workers are awaited",
             epoch,
             entered,
-            len(workers),
+            len(awaited),
         )
         return entered
 
@@ -110,6 +119,20 @@ class Restorer:
                 )
             elif setting.kind in ("limit", "override"):
                 self.ledger.run("build", "limit", setting.resource, setting.value, until)
+
+
+def is_gone(worker: dict[str, Any]) -> bool:
+    """Whether a worker (as ``Ledger.workers`` tells it) was a process of this machine that is no more."""
+    if worker.get("host") != socket.gethostname():
+        return False
+    try:
+        process = psutil.Process(int(worker["pid"]))
+        # A process of the same number that began later is another one.
+        return bool(process.create_time() > float(worker["started"]) + 1.0)
+    except psutil.NoSuchProcess:
+        return True
+    except (psutil.AccessDenied, KeyError, ValueError):
+        return False
 
 
 def configured(settings: Settings) -> dict[str, str]:

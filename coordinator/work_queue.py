@@ -38,7 +38,7 @@ from coordinator.resources import (
     queue_resource,
     reason_text,
 )
-from coordinator.restorer import Restorer
+from coordinator.restorer import Restorer, configured
 from coordinator.settings import Settings
 from coordinator.why import Why, explain
 
@@ -107,6 +107,10 @@ class WorkQueue:
         holder = f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}"
         restorer = Restorer(self.ledger, self.store, self.settings, self._record, holder)
         return restorer.ensure_open()
+
+    def configure(self) -> None:
+        """Bring the settings of this process to the ledger; what an operator set stays."""
+        self.ledger.configure(configured(self.settings))
 
     def _record(self, events: Sequence[Event]) -> None:
         from coordinator.recorder import record_all

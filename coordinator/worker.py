@@ -186,7 +186,8 @@ class LeaseStep(bootsteps.StartStopStep):
             work_queue.ensure_open,
             self.view.can_kill,
         )
-        work_queue.ensure_open()
+        if work_queue.ensure_open():
+            work_queue.configure()
         self.renewal.start()
         signals.worker_shutdown.connect(self._leave, sender=controller, weak=False)
 

@@ -2,7 +2,7 @@
 --
 -- ARGV[2..] worker, reason ("left", or what is known of its death)
 local worker, reason = ARGV[2], ARGV[3]
-if call('EXISTS', P .. 'worker:' .. worker) == 1 then
+if call('ZSCORE', P .. 'workers', worker) then
   expire_worker(worker, reason)
 end
 continue_wakes()
