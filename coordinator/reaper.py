@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from coordinator.ledger import Ledger
 from coordinator.restorer import is_gone
@@ -154,7 +154,7 @@ def bury_workers(ledger: Ledger) -> int:
     Returns:
         The number of workers buried.
     """
-    gone = [worker["id"] for worker in ledger.workers() if is_gone(worker)]
+    gone = [worker for worker in ledger.known_workers() if is_gone(worker)]
     for worker in gone:
         ledger.leave(worker, "its process is gone")
     return len(gone)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -68,10 +68,7 @@ class Restorer:
     def restore(self) -> int:
         """Build the ledger again; returns the number of jobs entered."""
         self._record_survivors()
-        known = self.ledger.workers()
-        workers = {worker["id"] for worker in known}
-        # Those whose process on this machine is gone will not report: nobody needs to wait for them.
-        gone = {worker["id"] for worker in known if is_gone(worker)}
+        workers = self.ledger.known_workers()
         self.ledger.wipe()
         epoch = self.store.open_epoch()
         self.ledger.open(epoch, "building")
@@ -93,6 +90,8 @@ class Restorer:
             workers.update(item.worker for item in page if item.worker and item.state == "running")
             entered += len(page)
             logger.info("[COORDINATOR] restore: %d jobs entered", entered)
+        # Those whose process on this machine is gone will not report: nobody needs to wait for them.
+        gone = {worker for worker in workers if is_gone(worker)}
         awaited = sorted(workers - gone)
         self.ledger.open_for_workers(awaited)
         for worker in gone:
@@ -121,17 +120,31 @@ class Restorer:
                 self.ledger.run("build", "limit", setting.resource, setting.value, until)
 
 
-def is_gone(worker: dict[str, Any]) -> bool:
-    """Whether a worker (as ``Ledger.workers`` tells it) was a process of this machine that is no more."""
-    if worker.get("host") != socket.gethostname():
-        return False
+def worker_identity(node: str, pid: int | None = None) -> str:
+    """Return the id of a worker: ``node/host/pid/start``.
+
+    It says which process of which machine it is, so that whoever finds it, in the ledger or in the store,
+    can tell whether that process is gone.
+
+    Args:
+        node: Celery's node name.
+        pid: the main process; by default this one.
+    """
+    process = psutil.Process(pid)
+    return f"{node}/{socket.gethostname()}/{process.pid}/{int(process.create_time())}"
+
+
+def is_gone(worker: str) -> bool:
+    """Whether a worker was a process of this machine that is no more."""
     try:
-        process = psutil.Process(int(worker["pid"]))
+        _, host, pid, start = worker.rsplit("/", 3)
+        if host != socket.gethostname():
+            return False
         # A process of the same number that began later is another one.
-        return bool(process.create_time() > float(worker["started"]) + 1.0)
+        return abs(psutil.Process(int(pid)).create_time() - int(start)) > 2
     except psutil.NoSuchProcess:
         return True
-    except (psutil.AccessDenied, KeyError, ValueError):
+    except (psutil.AccessDenied, ValueError):
         return False
 
 

@@ -10,7 +10,6 @@ import socket
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Iterable
 from typing import Any
 from weakref import WeakSet
@@ -24,6 +23,7 @@ from celery.worker.request import Request as CeleryRequest
 from coordinator.context import WORKER_ID
 from coordinator.errors import CoordinatorError
 from coordinator.renewal import Renewal
+from coordinator.restorer import worker_identity
 from coordinator.transport import TOKEN_HEADER
 
 logger = logging.getLogger("coordinator")
@@ -115,8 +115,7 @@ class WorkerView:
 
     def __init__(self, controller: Any) -> None:
         self.controller = controller
-        self.id = f"{controller.hostname}:{uuid.uuid4().hex[:8]}"
-        self.started = time.time()
+        self.id = worker_identity(controller.hostname)
 
     def queues(self) -> list[str]:
         queues = self.controller.app.amqp.queues.consume_from
@@ -144,7 +143,6 @@ class WorkerView:
             "node": self.controller.hostname,
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "started": self.started,
             "pool_class": type(self.controller.pool).__module__.rsplit(".", 1)[-1],
             "python": sys.version.split()[0],
         }
