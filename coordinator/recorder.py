@@ -156,7 +156,8 @@ class Recorder:
             except Exception:
                 # The thread must outlive what nobody thought of: without it the stream fills up Redis.
                 trouble += 1
-                logger.exception("[COORDINATOR] recording failed and is tried again")
+                if trouble == 1:
+                    logger.exception("[COORDINATOR] recording failed and is tried again")
             else:
                 if trouble:
                     logger.info("[COORDINATOR] recording goes on after %d attempts", trouble)

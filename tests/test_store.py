@@ -388,7 +388,12 @@ class StoreContract:
 
     @settings(
         max_examples=40,
-        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+        suppress_health_check=[
+            # The store is emptied for each example; the class runs once per kind of database.
+            HealthCheck.function_scoped_fixture,
+            HealthCheck.differing_executors,
+            HealthCheck.too_slow,
+        ],
     )
     @given(history=histories(), data=st.data())
     def test_any_replay_gives_the_same_tables(
