@@ -89,44 +89,46 @@ class _Snapshot:
         return self.scores.get(key, {})
 
 
+def _type_of(name: str) -> str | None:
+    kind, _, rest = name.partition(":")
+    if kind in _ORDERED or kind in ("class", "lanes", "parked") or name == "dispatched":
+        return "zset"
+    if kind in _SETS or kind in ("holders", "running", "dispatched"):
+        return "set"
+    if kind == "worker" and rest.endswith(":jobs"):
+        return "set"
+    return "hash" if kind in _HASHES or kind in ("job", "needs", "passes", "worker") else None
+
+
 def _read(ledger: Ledger) -> _Snapshot:
     found = _Snapshot()
     batch: list[str] = []
 
     def fetch() -> None:
-        types = ledger.redis.pipeline(transaction=False)
-        for key in batch:
-            types.type(key)
-        kinds = types.execute()
         reads = ledger.redis.pipeline(transaction=False)
-        readable = [(key, kind) for key, kind in zip(batch, kinds, strict=True)]
-        readable = [(key, kind) for key, kind in readable if kind in ("hash", "set", "zset")]
-        for key, kind in readable:
+        readable = [(name, kind) for name in batch if (kind := _type_of(name))]
+        for name, kind in readable:
+            key = f"{ledger.prefix}{name}"
             if kind == "hash":
                 reads.hgetall(key)
             elif kind == "set":
                 reads.smembers(key)
             else:
                 reads.zrange(key, 0, -1, withscores=True)
-        values = reads.execute()
-        for (key, kind), value in zip(readable, values, strict=True):
-            name = key.removeprefix(ledger.prefix)
-            if kind == "hash":
+        for (name, kind), value in zip(readable, reads.execute(), strict=True):
+            # Empty is what is gone since it was found.
+            if value and kind == "hash":
                 found.hashes[name] = value
-            elif kind == "set":
+            elif value and kind == "set":
                 found.sets[name] = set(value)
-            else:
+            elif value:
                 found.scores[name] = dict(value)
-        found.others |= {
-            key.removeprefix(ledger.prefix)
-            for key, kind in zip(batch, kinds, strict=True)
-            if kind in ("string", "stream", "list")
-        }
+        found.others.update(name for name in batch if not _type_of(name))
         batch.clear()
 
     pattern = "".join(f"[{char}]" if char in "*?[" else char for char in ledger.prefix)
     for key in ledger.redis.scan_iter(match=f"{pattern}*", count=1000):
-        batch.append(key)
+        batch.append(key.removeprefix(ledger.prefix))
         if len(batch) >= _BATCH:
             fetch()
     if batch:

@@ -19,7 +19,8 @@ if job.token ~= token or (job.state ~= 'running' and job.state ~= 'stopping') th
 end
 local data = cjson.decode(ARGV[5])
 data.token, data.worker = token, job.worker
-local runtime = now - tonumber(job.started)
+-- Never below nothing: the clock may have stepped back since.
+local runtime = math.max(0, now - tonumber(job.started))
 if outcome == 'completed' or outcome == 'failed' or outcome == 'unprocessable' then
   leave_worker(job)
   data.runtime_ms = runtime
