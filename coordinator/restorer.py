@@ -141,7 +141,7 @@ def is_gone(worker: str) -> bool:
         if host != socket.gethostname():
             return False
         # A process of the same number that began later is another one.
-        return abs(psutil.Process(int(pid)).create_time() - int(start)) > 2
+        return bool(abs(psutil.Process(int(pid)).create_time() - int(start)) > 2)
     except psutil.NoSuchProcess:
         return True
     except (psutil.AccessDenied, ValueError):
