@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from coordinator.errors import StoreUnavailable
 from coordinator.jobs import Job
 from coordinator.states import State
 from coordinator.store.database import Database, chunks, now_ms, translated
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
-
-_ATTEMPTS = 5
 
 
 def compact(value: Any) -> str:
@@ -51,13 +48,16 @@ class Submission(Database):
             with self.stating() as connection:
                 done = connection.exec_driver_sql(*self._bound(self.definition(jobs[0])))
                 return {jobs[0].job_id} if done.rowcount else set()
-        for _ in range(_ATTEMPTS):
-            with self.writing() as connection:
-                new = self._insert(connection, jobs)
-                if new is not None:
-                    return new
-                connection.rollback()
-        raise StoreUnavailable("the same jobs are being submitted by others again and again")
+        with self.writing() as connection:
+            known = self.known_in(connection, [job.job_id for job in jobs])
+            new = [job for job in _unique(jobs) if job.job_id not in known]
+            if self._insert_rows(connection, new) == len(new):
+                return {job.job_id for job in new}
+            # On PostgreSQL somebody stored one of them between the two statements. Whose is it? Once more,
+            # one by one.
+            connection.rollback()
+        with self.writing() as connection:
+            return self._insert_each(connection, jobs)
 
     def insert_in(self, target: sa.Connection | Session, jobs: Sequence[Job]) -> set[str]:
         """Store accepted jobs inside the caller's own transaction (transactional outbox).
@@ -74,10 +74,7 @@ class Submission(Database):
         """
         connection = target if isinstance(target, sa.Connection) else target.connection()
         with translated(self.shown):
-            known = self.known_in(connection, [job.job_id for job in jobs])
-            new = [job for job in _unique(jobs) if job.job_id not in known]
-            self._insert_rows(connection, new)
-            return {job.job_id for job in new}
+            return self._insert_each(connection, jobs)
 
     def known(self, job_ids: Sequence[str]) -> set[str]:
         """Return those of the ids that have a row."""
@@ -123,23 +120,22 @@ class Submission(Database):
             "heartbeat_timeout": job.heartbeat_timeout,
         }
 
-    def _insert(self, connection: sa.Connection, jobs: Sequence[Job]) -> set[str] | None:
-        known = self.known_in(connection, [job.job_id for job in jobs])
-        new = [job for job in _unique(jobs) if job.job_id not in known]
-        if self._insert_rows(connection, new) == len(new):
-            return {job.job_id for job in new}
-        # On PostgreSQL somebody stored one of them between the two statements: whose is it? Ask again.
-        return None
-
     def _insert_rows(self, connection: sa.Connection, jobs: Sequence[Job]) -> int:
         if not jobs:
             return 0
-        # In one order: two producers with the same ids would wait for each other in a circle.
-        ordered = sorted(jobs, key=lambda job: job.job_id)
-        bound = [self._bound(self.definition(job)) for job in ordered]
+        bound = [self._bound(self.definition(job)) for job in _ordered(jobs)]
         done = connection.exec_driver_sql(bound[0][0], [values for _, values in bound])
         self.insert_models(connection, jobs)
         return done.rowcount
+
+    def _insert_each(self, connection: sa.Connection, jobs: Sequence[Job]) -> set[str]:
+        new = [
+            job
+            for job in _ordered(_unique(jobs))
+            if connection.exec_driver_sql(*self._bound(self.definition(job))).rowcount
+        ]
+        self.insert_models(connection, new)
+        return {job.job_id for job in new}
 
     def insert_models(self, connection: sa.Connection, jobs: Iterable[Job]) -> None:
         """Store the second and further models of jobs, so that they are found by each of them."""
@@ -169,3 +165,8 @@ def _unique(jobs: Sequence[Job]) -> list[Job]:
     for job in jobs:
         first.setdefault(job.job_id, job)
     return list(first.values())
+
+
+def _ordered(jobs: Sequence[Job]) -> list[Job]:
+    # Two producers that store the same ids in two orders would wait for each other in a circle.
+    return sorted(jobs, key=lambda job: job.job_id)
