@@ -84,8 +84,8 @@ def needs_of(
     needs.append(SERIAL_RESOURCE)
     if integration is not None:
         needs.append(integration_resource(check_name("integration", integration)))
-    if "/" in check_name("queue", queue) or "," in queue:
-        raise InvalidValue("queue", queue, "a name without slash or comma")
+    if "/" in check_name("queue", queue):
+        raise InvalidValue("queue", queue, "a name without a slash")
     if org is not None:
         needs.append(org_resource(queue, check_name("org", org)))
     needs.append(queue_resource(queue))

@@ -87,7 +87,7 @@ class CoordinatedTask:
         job = current_job()
         task: Any = self
         if job is None or task.request.called_directly or task.request.id != job.id:
-            return super().__call__(*args, **kwargs)  # type: ignore[misc]
+            return super().__call__(*args, **kwargs)  # type: ignore[misc]  # the app's task base
         try:
             return task.run(*args, **kwargs)
         except JobStopped as exc:
@@ -114,7 +114,7 @@ class CoordinatedTask:
         job = current_job()
         if job is not None:
             job.replaced = True
-        return super().on_replace(sig)  # type: ignore[misc]
+        return super().on_replace(sig)  # type: ignore[misc]  # the app's task base
 
 
 def _claim(ledger: Ledger, job_id: str, token: int) -> Claim:

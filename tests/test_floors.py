@@ -17,8 +17,18 @@ TASKS = ROOT / "tasks"
 #: From the ground up. A file imports from its own floor and from those below it; no two files each other.
 FLOORS: dict[str, tuple[str, ...]] = {
     "values": ("errors", "states", "resources", "jobs", "settings"),
-    "records": ("ledger", "schema", "store", "migrations", "private_file", "embedded"),
+    "records": (
+        "ledger",
+        "schema",
+        "store",
+        "migrations",
+        "private_file",
+        "embedded",
+        "verification",
+    ),
     "decisions": (
+        "why",
+        "restorer",
         "work_queue",
         "recorder",
         "reaper",
@@ -35,6 +45,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "renewal",
         "worker",
         "guard",
+        "maintenance",
         "application",
         "remote_control",
     ),

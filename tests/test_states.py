@@ -79,7 +79,13 @@ def test_units_are_taken_by_one_move_only() -> None:
 def test_a_job_that_is_stopping_is_never_retried() -> None:
     """It lost its claim: what its body says afterwards must not bring it back."""
     verbs = {verb for before, verb, _ in TRANSITIONS if before is State.STOPPING}
-    assert not verbs & {Verb.RETRIED, Verb.REPLACED}
+    assert Verb.RETRIED not in verbs
+    assert (State.STOPPING, Verb.REPLACED, State.COMPLETED) in TRANSITIONS
+    assert [
+        after
+        for before, verb, after in TRANSITIONS
+        if (before, verb) == (State.STOPPING, Verb.REPLACED)
+    ] == [State.COMPLETED]
 
 
 @pytest.mark.parametrize(
