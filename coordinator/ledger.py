@@ -293,7 +293,7 @@ class Ledger:
             job_id,
             token,
             outcome,
-            json.dumps(data or {}),
+            _json(data or {}),
             following,
             patience=patience,
         )
@@ -376,7 +376,7 @@ class Ledger:
         note: dict[str, Any] = {"by": by, "reason": reason}
         if until_ms:
             note["until_ms"] = until_ms
-        self.run("hold", resource, json.dumps(note))
+        self.run("hold", resource, _json(note))
 
     def resume(self, resource: str, by: str, reason: str = "") -> bool:
         """End a hold; False when there was none."""
@@ -598,6 +598,17 @@ class Ledger:
                 if job:
                     found.append({"id": job_id, **job})
         return found
+
+
+def _json(data: dict[str, Any]) -> str:
+    # The scripts read it before they change anything, and must be able to write it back after: their
+    # decoder refuses half characters (of undecodable file names), their encoder what is no number.
+    try:
+        text = json.dumps(data, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        plain = json.loads(json.dumps(data), parse_constant=str)
+        text = json.dumps(plain, ensure_ascii=False)
+    return text.encode("utf-8", "replace").decode()
 
 
 def _admission(job: Job, answer: dict[str, Any]) -> Admission:

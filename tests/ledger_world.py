@@ -89,7 +89,7 @@ class World:
         self.number = 0
         self.states: dict[str, str] = {}
         self.versions: dict[str, int] = {}
-        self.token = 0
+        self.token = self.highest = 0
         self.before: dict[str, dict[str, str]] = {}
         self.ledger.open(1)
         self.configure({"model": 1, "ahead_ms": -1, "lease_ms": LEASE, "claim_ms": LEASE})
@@ -165,9 +165,11 @@ class World:
             job.losses, job.retries = int(item.get("losses", 0)), int(item.get("retries", 0))
             held = set(item.get("held", "").split())
             assert held == (set(job.needs) if job.state in HOLDING else set()), job_id
+            self.highest = max(self.highest, int(item.get("token", 0)))
             if old:
                 assert int(item["version"]) >= int(old["version"])
-                assert int(item.get("token", 0)) >= int(old.get("token", 0))
+                # A new life of a replaced job begins without one.
+                assert int(item.get("token", self.highest)) >= int(old.get("token", 0))
         for job_id, job in self.model.jobs.items():
             if job.state == "waiting":
                 waits = self.model.obstacle(job.needs)

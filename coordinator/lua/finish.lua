@@ -72,4 +72,6 @@ else
   lose(job, type(data.reason) == 'string' and data.reason or 'its process died')
 end
 continue_wakes()
-return cjson.encode({answer = 'done', state = job.state, started = #started > 0 and started or nil})
+-- Read again: a job that went back may have been dispatched in this very step.
+return cjson.encode({answer = 'done', state = call('HGET', P .. 'job:' .. id, 'state'),
+  started = #started > 0 and started or nil})
