@@ -186,6 +186,13 @@ class Database:
         """Return this database's own INSERT, the one that knows ON CONFLICT."""
         return sqlite.insert(table) if self.dialect == "sqlite" else postgresql.insert(table)
 
+    def among(self, column: sa.Column[str], values: Sequence[str]) -> sa.ColumnElement[bool]:
+        """Return whether a text column has one of the values (at most ``CHUNK``)."""
+        if self.dialect == "sqlite":
+            return column.in_(values)
+        # One array, not a list of parameters: with hundreds of those PostgreSQL reads the whole table.
+        return column == sa.any_(sa.literal(list(values), postgresql.ARRAY(sa.Text)))
+
     def _open(self) -> sa.Engine:
         if self.dialect == "sqlite":
             engine = sa.create_engine(

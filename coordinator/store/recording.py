@@ -75,7 +75,7 @@ class Recording(Submission):
         for epoch, ids in by_epoch.items():
             for some in chunks(ids):
                 query = sa.select(table.event_id).where(
-                    table.epoch == epoch, table.event_id.in_(some)
+                    table.epoch == epoch, self.among(table.event_id, some)
                 )
                 known.update((epoch, event_id) for event_id in connection.scalars(query))
         return known
@@ -98,7 +98,7 @@ class Recording(Submission):
         rows: dict[str, Mapping[str, Any]] = {}
         for some in chunks(sorted(job_ids - {""})):
             # Locked, so that a heartbeat between reading and writing a row is not overwritten.
-            query = sa.select(*wanted).where(columns.job_id.in_(some)).with_for_update()
+            query = sa.select(*wanted).where(self.among(columns.job_id, some)).with_for_update()
             for row in connection.execute(query).mappings():
                 rows[row["job_id"]] = dict(row)
         return rows
@@ -138,7 +138,7 @@ class Recording(Submission):
         table = self.schema.events.c
         found: set[str] = set()
         for some in chunks(sorted(inserted)):
-            query = sa.select(table.job_id).where(table.job_id.in_(some)).distinct()
+            query = sa.select(table.job_id).where(self.among(table.job_id, some)).distinct()
             found.update(connection.scalars(query))
         return found
 

@@ -76,7 +76,7 @@ class Restoration(Database):
         found: dict[str, StoredJob] = {}
         with self.reading() as connection:
             for some in chunks(job_ids):
-                query = sa.select(table).where(table.c.job_id.in_(some))
+                query = sa.select(table).where(self.among(table.c.job_id, some))
                 for row in connection.execute(query).mappings():
                     found[row["job_id"]] = _stored(row)
         return found

@@ -86,7 +86,7 @@ class Submission(Database):
         column = self.schema.jobs.c.job_id
         found: set[str] = set()
         for some in chunks(job_ids):
-            found.update(connection.scalars(sa.select(column).where(column.in_(some))))
+            found.update(connection.scalars(sa.select(column).where(self.among(column, some))))
         return found
 
     def definition(self, job: Job) -> dict[str, Any]:
