@@ -17,6 +17,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from tests import ledger_marathon
 from tests.ledger_world import World
 
 NUMBER = st.integers(0, 30)
@@ -226,6 +227,11 @@ def _run(url: str, examples: int, steps: int) -> None:
 
 def test_any_order_of_operations_agrees_with_the_model(redis_url: str) -> None:
     _run(redis_url, examples=25, steps=30)
+
+
+def test_random_schedules_with_faults(redis_url: str) -> None:
+    total = ledger_marathon.run(redis_url, schedules=8, steps=60, seed=1)
+    assert (total["schedules"], total["failures"]) == (8, 0)
 
 
 @pytest.mark.slow
