@@ -1,0 +1,92 @@
+"""The harness: runs workloads repetition by repetition, whatever fails on the way."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import traceback
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from benchmarks.figures import Row
+from benchmarks.processes import LimitReached, SystemFailed
+from benchmarks.report import Result
+from benchmarks.workload import Case, Context, Sizes, Workload
+
+Tell = Callable[[str], None]
+
+
+def run(
+    workload: Workload,
+    sizes: Sizes,
+    runs: int,
+    tell: Tell,
+    only: Collection[str] = (),
+    profile: Path | None = None,
+) -> Result:
+    """Run one workload.
+
+    Args:
+        workload: what to run.
+        sizes: how large.
+        runs: repetitions; in each, all cases are measured in turn.
+        tell: gets a line for each case that was measured, or could not be.
+        only: names of systems, if not all are wanted.
+        profile: folder for profiles of the first repetition, or None.
+    """
+    result = Result(workload, dict(sizes))
+    cases = [case for case in workload.cases(sizes) if not only or case.system in only]
+    broken: set[str] = set()
+    for number in range(1, runs + 1):
+        rows: dict[str, Row] = {}
+        result.repetitions.append(rows)
+        for case in cases:
+            if case.name in broken:
+                continue
+            shown = f"{workload.name} {number}/{runs} {case.name}"
+            folder = profile / workload.name if profile and number == 1 else None
+            try:
+                found = _once(workload, case, sizes, folder)
+            except SystemFailed as error:
+                # It would fail in every repetition, each after its full time.
+                broken.add(case.name)
+                result.failures.append(f"{case.name}: {error}")
+                tell(f"{shown}: NOT RUN: {error}")
+                continue
+            except LimitReached as error:
+                found = [Row(case.name, violations=_broken(case, error), notes=[str(error)])]
+            for row in found:
+                rows[row.name] = row
+                tell(f"{shown}: {_line(workload, row)}")
+    return result
+
+
+def _broken(case: Case, error: LimitReached) -> list[str]:
+    # A peer that does not get done is a finding; the coordinator that does not is an error.
+    own = case.system is None or case.system.startswith("coordinated")
+    return [str(error)] if own else []
+
+
+def _once(workload: Workload, case: Case, sizes: Sizes, profile: Path | None) -> list[Row]:
+    folder = Path(tempfile.mkdtemp(prefix="bench-"))
+    try:
+        return workload.measure(Context(case, sizes, folder, profile))
+    except SystemFailed:
+        kept = "\n".join(
+            f"{log.name}: {text[-1500:]}"
+            for log in sorted(folder.glob("*.log"))
+            if (text := log.read_text(errors="replace").strip())
+        )
+        raise SystemFailed(f"{traceback.format_exc(limit=0)}{kept}") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _line(workload: Workload, row: Row) -> str:
+    shown = [
+        f"{metric.title} {value:,.{metric.digits}f}"
+        for metric in workload.metrics
+        if (value := row.figures.get(metric.name)) is not None
+    ]
+    wrong = [f"VIOLATION: {text}" for text in row.violations]
+    return f"{row.name}: {', '.join([*shown, *row.notes, *wrong])}"

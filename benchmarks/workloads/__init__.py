@@ -1,0 +1,31 @@
+"""The workloads by name."""
+
+from __future__ import annotations
+
+from benchmarks.workload import Workload
+from benchmarks.workloads import (
+    backlog,
+    contended,
+    fairness,
+    footprint,
+    handoff,
+    ledger,
+    producer,
+    recovery,
+    throughput,
+)
+
+WORKLOADS: dict[str, Workload] = {
+    module.WORKLOAD.name: module.WORKLOAD
+    for module in (
+        throughput,
+        producer,
+        contended,
+        handoff,
+        backlog,
+        fairness,
+        recovery,
+        ledger,
+        footprint,
+    )
+}
