@@ -8,18 +8,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from celery import Celery
 from celery.app.amqp import AMQP
 from celery.app.control import Control
 from celery.utils.imports import symbol_by_name
+from kombu.connection import Connection
 from kombu.transport import TRANSPORT_ALIASES
 
 from coordinator.embedded import redis_url
 from coordinator.errors import InvalidSetting, Refused
+from coordinator.ledger import connection_url
 from coordinator.maintenance import Deliverer
 from coordinator.maintenance import install as install_maintenance
-from coordinator.needs import OPTIONS, describe
+from coordinator.needs import OPTIONS, describe, said
 from coordinator.settings import Settings, load
 from coordinator.transport import OPTIONS_HEADER, TOKEN_HEADER, SentinelTransport, Transport
 from coordinator.work_queue import WorkQueue, set_work_queue
@@ -63,11 +66,8 @@ class Coordination:
         return queue not in self.settings.exclude_queues
 
     def coordinates(self, name: str, queue: str) -> bool:
-        """Whether messages of this task on this queue are coordinated; unknown tasks are Celery's."""
-        task = self.app.tasks.get(name)
-        if task is None or not self.manages(queue):
-            return False
-        return bool(getattr(task, "coordinated", None) is not False)
+        """Whether messages of this task on this queue may be jobs; unknown tasks are Celery's."""
+        return name in self.app.tasks and self.manages(queue)
 
     def describe(
         self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], call: Mapping[str, Any]
@@ -76,10 +76,18 @@ class Coordination:
         return describe(self.settings, name, task, args, kwargs, call)
 
 
+class CoordinatedConnection(Connection):
+    """Shows itself as what it is, a Redis: Flower and the worker's banner go by the URL."""
+
+    def info(self) -> dict[str, Any]:
+        return {**super().info(), "transport": self.transport.scheme}
+
+
 class CoordinatedAMQP(AMQP):
     """Says in the headers of each task message what its job needs."""
 
     coordination: Coordination
+    Connection = CoordinatedConnection
 
     @cached_property
     def send_task_message(self) -> Any:
@@ -88,19 +96,20 @@ class CoordinatedAMQP(AMQP):
         def send_coordinated(
             producer: Any, name: str, message: Any, headers: Any = None, **options: Any
         ) -> Any:
-            call = {key: options.pop(key) for key in OPTIONS if key in options}
             headers = dict(headers or {})
             headers.pop(TOKEN_HEADER, None)
-            if not call and OPTIONS_HEADER in headers:
-                # A retry: the message carries what its first call said.
-                return send(producer, name, message, headers=headers, **options)
+            # A retry carries what its first call said; what it says itself counts more.
+            call = said(headers.pop(OPTIONS_HEADER, None))
+            call |= {key: options.pop(key) for key in OPTIONS if key in options}
             args, kwargs = message.body[0], message.body[1]
             described = self.coordination.describe(name, args or (), kwargs or {}, call)
-            headers.pop(OPTIONS_HEADER, None)
             if described is not None:
                 if options.get("priority") is not None:
                     described["priority"] = options["priority"]
                 headers[OPTIONS_HEADER] = described
+            elif call.get("coordinated") is False:
+                # Said by this call alone, so the worker has to be told.
+                headers[OPTIONS_HEADER] = False
             return send(producer, name, message, headers=headers, **options)
 
         return send_coordinated
@@ -110,39 +119,53 @@ class CoordinatedControl(Control):
     """Makes ``revoke`` durable: it also cancels the job, wherever it waits or runs."""
 
     def revoke(self, task_id: Any, *args: Any, **kwargs: Any) -> Any:
-        work_queue = self.app.coordination.work_queue
-        for job_id in [task_id] if isinstance(task_id, str) else list(task_id):
-            job = work_queue.ledger.job(job_id)
-            if job is None:
-                continue
-            running = job["state"] in ("running", "stopping")
-            if not running or kwargs.get("terminate"):
-                work_queue.ledger.cancel(job_id, "revoked", "celery")
-        return super().revoke(task_id, *args, **kwargs)
+        ledger = self.app.coordination.work_queue.ledger
+        left = []
+        for job_id in [task_id] if isinstance(task_id, str) else list(task_id or ()):
+            job = ledger.job(job_id)
+            running = job is not None and job["state"] in ("running", "stopping")
+            stays = job is None or (running and not kwargs.get("terminate"))
+            if stays or ledger.cancel(job_id, "revoked", "celery")["answer"] != "done":
+                left.append(job_id)
+        # Workers remember what is revoked for hours. They need not know of a job that is canceled already,
+        # and would drop it if somebody submits it again.
+        if left or kwargs.get("reply") or task_id is None:
+            return super().revoke(left or task_id, *args, **kwargs)
+        return None
+
+
+def _place(url: str) -> tuple[str, ...]:
+    """Return what tells one Redis database from another, however its URL is written."""
+    parts = urlsplit(connection_url(url))
+    if parts.scheme == "unix":
+        return parts.path, parse_qs(parts.query).get("db", ["0"])[0]
+    host = "127.0.0.1" if parts.hostname in (None, "", "localhost") else str(parts.hostname)
+    return parts.scheme, host, str(parts.port or 6379), parts.path.strip("/") or "0"
 
 
 def _configure(app: Celery, settings: Settings) -> None:
     conf = app.conf
     url = conf.broker_write_url or os.environ.get("CELERY_BROKER_URL")
-    if not url:
-        url = redis_url(settings)
-        conf.broker_url = conf.broker_read_url = conf.broker_write_url = url
-    elif settings.redis_url != url:
-        raise InvalidSetting(
-            "broker_url", url, f"the same Redis as coordinator_redis_url ({settings.redis_url})"
-        )
-    scheme = str(url).split("://", 1)[0]
+    scheme = str(url or "redis://").split("://", 1)[0]
     if scheme not in ("redis", "rediss", "redis+socket", "sentinel", "unix"):
         raise InvalidSetting(
             "broker_url",
             url,
             "a Redis URL: the ledger hands jobs over inside Redis, so the broker must be it",
         )
+    if not url:
+        url = redis_url(settings)
+        conf.broker_url = conf.broker_read_url = conf.broker_write_url = url
+    elif _place(redis_url(settings)) != _place(str(url)):
+        raise InvalidSetting(
+            "broker_url", url, f"the same Redis as coordinator_redis_url ({settings.redis_url})"
+        )
+    if conf.task_protocol != 2:
+        raise InvalidSetting("task_protocol", conf.task_protocol, "2: headers say what a job needs")
     # Kombu makes channels from the transport alone, so each app has one of its own that knows it.
     base = SentinelTransport if scheme == "sentinel" else Transport
-    transport = type(
-        "Transport", (base,), {"coordination": app.coordination, "__module__": __name__}
-    )
+    known = {"coordination": app.coordination, "scheme": scheme, "__module__": __name__}
+    transport = type("Transport", (base,), known)
     alias = "coordinator" if (number := next(_numbers)) == 1 else f"coordinator{number}"
     aliases: dict[str, Any] = TRANSPORT_ALIASES
     aliases[alias] = lambda: transport
@@ -170,25 +193,38 @@ def coordinate(app: Celery) -> Celery:
         raise Refused("coordinate(app) must be called before tasks of the app are defined or sent")
     coordination = Coordination(app)
     app.coordination = coordination
-    app.amqp_cls = type(
-        "CoordinatedAMQP",
-        (CoordinatedAMQP,),
-        {"coordination": coordination, "__module__": __name__},
+    named = {"coordination": coordination, "__module__": __name__}
+    app.amqp_cls = type("CoordinatedAMQP", _bases(CoordinatedAMQP, AMQP, app.amqp_cls), named)
+    app.control_cls = type(
+        "CoordinatedControl", _bases(CoordinatedControl, Control, app.control_cls), named
     )
-    app.control_cls = CoordinatedControl
-    base = symbol_by_name(app.task_cls)
-    from coordinator.task import CoordinatedTask
+    from coordinator.task import TaskOptions, TaskRegistry
 
-    app.task_cls = type("Task", (CoordinatedTask, base), {"abstract": True})
+    app.task_cls = type("Task", (TaskOptions, symbol_by_name(app.task_cls)), {"abstract": True})
+    app._tasks = TaskRegistry(app._tasks)
     from coordinator import worker
 
     worker.install(app)
     install_maintenance(app)
+    load_config = app._load_config
 
-    def configured(sender: Celery, **_: Any) -> None:
-        settings = coordination.settings
-        _configure(sender, settings)
+    # Not a receiver of on_after_configure: Celery logs what a receiver raises and goes on.
+    def load_checked() -> Any:
+        conf = load_config()
+        try:
+            _configure(app, coordination.settings)
+        except BaseException:
+            # The next look at the configuration must fail as well.
+            app._conf = None
+            raise
+        return conf
 
-    app.on_after_configure.connect(configured, weak=False)
+    app._load_config = load_checked
     set_work_queue(lambda: coordination.work_queue)
     return app
+
+
+def _bases(own: type, celery: type, given: Any) -> tuple[type, ...]:
+    """Return the bases of a class that does what ``own`` adds to what the app was given."""
+    base = symbol_by_name(given)
+    return (own,) if base is celery else (own, base)

@@ -45,6 +45,8 @@ class RunningJob:
     ledger: Ledger = field(repr=False)
     successor: Job | None = field(default=None, repr=False)
     replaced: bool = field(default=False, repr=False)
+    exhausted: bool = field(default=False, repr=False)
+    call: dict[str, Any] = field(default_factory=dict, repr=False)
     stopped: bool = field(default=False, repr=False)
     _told: float = field(default=0.0, repr=False)
     _asked: float = field(default=0.0, repr=False)

@@ -14,6 +14,8 @@ from typing import Any
 from celery import Celery, states
 from celery.app.task import Context
 from celery.exceptions import TaskRevokedError, WorkerLostError
+from kombu.compression import decompress
+from kombu.serialization import loads, prepare_accept_content
 
 from coordinator.errors import CoordinatorError
 from coordinator.jobs import Event
@@ -99,12 +101,11 @@ class Deliverer:
         request = self._request(event.job_id, row)
         backend = self.app.backend
         if event.verb == "canceled":
-            reason = str(event.data.get("reason") or "canceled")
-            backend.store_result(
-                event.job_id, TaskRevokedError(reason), states.REVOKED, request=request
+            # As failure, for the chords and chains it is part of, but without error callbacks, as Celery does.
+            error: Exception = TaskRevokedError(str(event.data.get("reason") or "canceled"))
+            backend.mark_as_failure(
+                event.job_id, error, request=request, state=states.REVOKED, call_errbacks=False
             )
-            if request.chord:
-                backend.on_chord_part_return(request, states.REVOKED, TaskRevokedError(reason))
         else:
             error = WorkerLostError(str(event.data.get("error") or "given up"))
             backend.mark_as_failure(event.job_id, error, request=request)
@@ -118,7 +119,12 @@ class Deliverer:
         body = payload["body"]
         if payload["properties"].get("body_encoding") == "base64":
             body = base64.b64decode(body)
-        args, kwargs, embed = json.loads(body)
+        if headers.get("compression"):
+            body = decompress(body, headers["compression"])
+        accept = prepare_accept_content(self.app.conf.accept_content)
+        args, kwargs, embed = loads(
+            body, payload["content-type"], payload["content-encoding"], accept=accept
+        )
         request = Context({**headers, **(embed or {}), "args": args, "kwargs": kwargs})
         request.update(
             errbacks=(embed or {}).get("errbacks"),

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from coordinator.errors import InvalidValue
-from coordinator.resources import needs_of
+from coordinator.resources import check_name, needs_of
 from coordinator.settings import Settings
 
 #: Task options of the coordinator: on the decorator, ``apply_async``, annotations and rules alike.
@@ -53,6 +53,18 @@ def _arguments(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dic
     return found
 
 
+def _listed(names: Any) -> list[Any]:
+    if isinstance(names, str):
+        return [names]
+    if not isinstance(names, Iterable):
+        raise InvalidValue("models", names, "a name or a list of names")
+    return list(names)
+
+
+def _unique(names: Iterable[Any]) -> tuple[str, ...]:
+    return tuple(sorted({check_name("models", name) for name in names}))
+
+
 def models_for(
     models: Models, task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[str, ...]:
@@ -65,26 +77,81 @@ def models_for(
         args, kwargs: the arguments of the call.
 
     Raises:
-        InvalidValue: a template names an argument that the call does not have.
+        InvalidValue: a name that cannot be one, or a template that names an argument the call does not have.
     """
     if models is None:
         return ()
     if callable(models):
-        models = models(*args, **kwargs)
-        names = [models] if isinstance(models, str) else list(models)
-        return tuple(sorted(set(names)))
-    templates = [models] if isinstance(models, str) else list(models)
+        return _unique(_listed(models(*args, **kwargs)))
+    templates = _listed(models)
     if not any("{" in str(item) for item in templates):
-        return tuple(sorted(set(templates)))
+        return _unique(templates)
     arguments = _arguments(task, args, kwargs)
-    names = []
-    for template in templates:
-        try:
-            names.append(template.format_map(arguments))
-        except (KeyError, IndexError, AttributeError) as error:
-            allowed = f"a template over the arguments {sorted(arguments)}"
-            raise InvalidValue("models", template, f"{allowed}; {error} is missing") from None
-    return tuple(sorted(set(names)))
+    return _unique(_filled("models", template, arguments) for template in templates)
+
+
+def _filled(field: str, template: Any, arguments: Mapping[str, Any]) -> str:
+    text = check_name(field, template)
+    try:
+        return text.format_map(arguments)
+    except (KeyError, IndexError, AttributeError, TypeError, ValueError) as error:
+        allowed = f"a template over the arguments {sorted(arguments)}"
+        raise InvalidValue(field, template, f"{allowed}; {error} is missing") from None
+
+
+class Option:
+    """Where an option of a call comes from: the call, the task, the rules by task name, in this order."""
+
+    def __init__(
+        self, settings: Settings, name: str, task: Any, call: Mapping[str, Any] | None = None
+    ) -> None:
+        self.settings, self.task, self.call = settings, task, call or {}
+        self.rules = settings.task_rules.get(name, {})
+
+    def __call__(self, key: str, fallback: Any = None) -> Any:
+        """Return the option, or ``fallback`` when nobody gives it."""
+        if self.call.get(key) is not None:
+            return self.call[key]
+        own = self._own(key)
+        return self.rules.get(key, fallback) if own is None else own
+
+    def _own(self, key: str) -> Any:
+        own = getattr(self.task, key, None)
+        function = getattr(own, "__func__", None)
+        if function is None:
+            return own
+        # A plain function given as an option became a method of the task: take it as it was given, unless
+        # it was written as a method.
+        signature = _signature(function)
+        return own if signature is not None and "self" in signature.parameters else function
+
+    @property
+    def max_retries(self) -> int | None:
+        """Return the limit of the call or of the rules; None leaves it to the task, -1 is no limit."""
+        limit = self.call.get("max_retries")
+        # Every Celery task has this attribute, so that a rule would never count behind it.
+        limit = self.rules.get("max_retries") if limit is None else limit
+        if limit is None:
+            return None
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < -1:
+            raise InvalidValue("max_retries", limit, "a whole number from 0, or -1 for no limit")
+        return limit
+
+    @property
+    def retry_delays(self) -> tuple[float, ...]:
+        """Return the seconds before each automatic retry; the last one repeats."""
+        delays = self("retry_delays")
+        if delays is None:
+            return self.settings.retry_delays
+        allowed = "a list of seconds, each 0 or more"
+        if isinstance(delays, str) or not isinstance(delays, Iterable):
+            raise InvalidValue("retry_delays", delays, allowed)
+        found = tuple(delays)
+        if any(isinstance(item, bool) or not isinstance(item, (int, float)) for item in found):
+            raise InvalidValue("retry_delays", delays, allowed)
+        if any(not 0 <= item < float("inf") for item in found):
+            raise InvalidValue("retry_delays", delays, allowed)
+        return found
 
 
 def describe(
@@ -105,30 +172,22 @@ def describe(
         call: coordinator options of the call.
 
     Returns:
-        A dict that JSON can hold, or None when the task is not coordinated.
+        A dict that JSON can hold, or None when the task is not coordinated. ``call`` in it names what the
+        call itself said, which a retry says again.
 
     Raises:
         InvalidValue: a name that cannot be one; nothing has been written.
     """
-    rules = settings.task_rules.get(name, {})
-
-    def option(key: str, fallback: Any = None) -> Any:
-        if call.get(key) is not None:
-            return call[key]
-        # A plain function given as an option became a method of the task: take it as it was given.
-        own = getattr(task, key, None)
-        own = getattr(own, "__func__", own)
-        if own is not None:
-            return own
-        return rules.get(key, fallback)
-
+    option = Option(settings, name, task, call)
     if not option("coordinated", True):
         return None
     described: dict[str, Any] = {}
     models = models_for(option("models"), task, args, kwargs)
     org, integration = option("org"), option("integration")
-    if isinstance(org, str) and "{" in org:
-        (org,) = models_for(org, task, args, kwargs)
+    if callable(org):
+        org = org(*args, **kwargs)
+    elif isinstance(org, str) and "{" in org:
+        org = _filled("org", org, _arguments(task, args, kwargs))
     # The queue is known only to the transport; all other names are checked here, before anything is sent.
     needs_of("queue", models, org, integration)
     if models:
@@ -141,14 +200,48 @@ def describe(
         value = option(key)
         if value is not None:
             described[key] = _positive(key, value)
-    if task is not None and call.get("max_retries") is None and "max_retries" not in rules:
-        described["max_retries"] = -1 if task.max_retries is None else task.max_retries
-    else:
-        described["max_retries"] = option("max_retries", settings.max_retries)
+    delays = option.retry_delays
+    if call.get("retry_delays") is not None:
+        described["retry_delays"] = list(delays)
+    limit = option.max_retries
+    if limit is None:
+        limit = settings.max_retries if task is None else task.max_retries
+    described["max_retries"] = -1 if limit is None else limit
+    described["call"] = [key for key in OPTIONS if call.get(key) is not None]
     return described
 
 
 def _positive(field: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not 0 < value < float("inf")
+    ):
         raise InvalidValue(field, value, "a positive number of seconds")
     return float(value)
+
+
+def said(header: Any) -> dict[str, Any]:
+    """Return the options that a message's ``coordinator`` header gives as those of its call.
+
+    Args:
+        header: of a retry: what ``describe`` returned; of a producer that knows nothing of the coordinator's
+            code: the options themselves.
+
+    Raises:
+        InvalidValue: it is no mapping.
+    """
+    if header is None or header is True:
+        return {}
+    if header is False:
+        return {"coordinated": False}
+    if not isinstance(header, Mapping):
+        raise InvalidValue("coordinator", header, "a mapping of options")
+    if "call" not in header:
+        return {key: header[key] for key in OPTIONS if header.get(key) is not None}
+    found = {key: header[key] for key in header["call"] if header.get(key) is not None}
+    models = found.get("models")
+    if models is not None:
+        # They were templates once; a name with a brace in it must not become one again.
+        found["models"] = lambda *_, **__: models
+    return found

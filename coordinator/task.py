@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import logging
+import sys
 import uuid as uuids
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import celery.app.registry
+import celery.app.task
 from billiard.einfo import ExceptionInfo
 from celery import states
 from celery.app.trace import TraceInfo, trace_ok_t
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
+from celery.utils.imports import symbol_by_name
 
 from coordinator.context import RunningJob, _current, current_job, worker_id
 from coordinator.errors import JobStopped, LedgerClosed, LedgerUnavailable, NotRetryable
 from coordinator.jobs import Job
 from coordinator.ledger import Claim, Ledger
+from coordinator.needs import Option, said
 from coordinator.resources import models_of
-from coordinator.transport import TOKEN_HEADER
+from coordinator.transport import OPTIONS_HEADER, TOKEN_HEADER
 
 logger = logging.getLogger("coordinator")
 
@@ -47,14 +52,12 @@ def _error(exc: BaseException | None) -> str:
     return _text(f"{type(exc).__name__}: {exc}") if exc is not None else ""
 
 
-class CoordinatedTask:
-    """Mixed into the app's task base.
-
-    Options (decorator, ``apply_async``, annotations, rules by task name in the settings):
+class TaskOptions:
+    """Options of a task (decorator, ``apply_async``, annotations, rules by task name in the settings).
 
     Attributes:
         models: names, a template over the arguments such as ``"{model}"``, or a callable of them.
-        org: the organisation a job runs for; may be a template.
+        org: the organisation a job runs for; may be a template or a callable.
         integration: the integration a job depends on.
         timeout: seconds a job may run.
         heartbeat_timeout: seconds a job may go without reporting progress.
@@ -63,16 +66,21 @@ class CoordinatedTask:
     """
 
     models: Any = None
-    org: str | None = None
+    org: Any = None
     integration: str | None = None
     timeout: float | None = None
     heartbeat_timeout: float | None = None
     retry_delays: tuple[float, ...] | None = None
     coordinated: bool | None = None
 
-    Request = "coordinator.worker:Request"
+
+class CoordinatedTask:
+    """What a coordinated task does differently. First among the bases of its class, see ``adopt``."""
 
     _tracer: Tracer | None = None
+
+    #: Whether the app's code gave the task a ``__call__`` of its own.
+    _own_call = False
 
     # Celery builds the tracer of a task in each worker process and keeps it in this attribute.
     @property
@@ -84,37 +92,115 @@ class CoordinatedTask:
         self._tracer = None if tracer is None else _coordinated(self, tracer)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        job = current_job()
         task: Any = self
-        if job is None or task.request.called_directly or task.request.id != job.id:
-            return super().__call__(*args, **kwargs)  # type: ignore[misc]  # the app's task base
+        request = task.request_stack.top
+        entered = getattr(request, "coordinator_entered", False)
+        if request is None or request.called_directly or entered:
+            # Called by code, also by its own: a function call and no run of the job.
+            return super().__call__(*args, **kwargs)  # type: ignore[misc]
+        request.coordinator_entered = True
+        job = self._running()
+        return self._enter(args, kwargs) if job is None else self._run(job, args, kwargs)
+
+    def _enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        task: Any = self
+        # Celery's own __call__ would push a second request, in which the task could not retry.
+        if self._own_call:
+            return super().__call__(*args, **kwargs)  # type: ignore[misc]
+        return task.run(*args, **kwargs)
+
+    def _run(self, job: RunningJob, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        task: Any = self
         try:
-            return task.run(*args, **kwargs)
+            return self._enter(args, kwargs)
         except JobStopped as exc:
             job.stopped = True
             raise Ignore(str(exc)) from exc
         except (Retry, Ignore, Reject, *FINAL_ERRORS):
             raise
         except Exception as exc:
-            if job.successor is not None:
+            if job.successor is not None or job.exhausted or hasattr(self, "autoretry_for"):
+                # The task has published its retry, has used up its retries, or says itself what is retried.
                 raise
-            limit = task.max_retries
-            if limit is not None and task.request.retries >= limit:
-                raise
-            raise task.retry(exc=exc, countdown=self._delay(task.request.retries)) from exc
+            delays = self._option(job).retry_delays
+            delay = delays[min(job.retries, len(delays) - 1)] if delays else 0.0
+            raise task.retry(exc=exc, countdown=delay) from exc
 
-    def _delay(self, retries: int) -> float:
+    def _running(self) -> RunningJob | None:
+        """Return the job if this is its own run, not a call of something else by it."""
+        job = current_job()
         task: Any = self
-        delays = self.retry_delays
-        if delays is None:
-            delays = task.app.coordination.settings.retry_delays
-        return delays[min(retries, len(delays) - 1)] if delays else 0.0
+        return job if job is not None and job.id == task.request.id else None
+
+    def _option(self, job: RunningJob) -> Option:
+        task: Any = self
+        return Option(task.app.coordination.settings, task.name, task, job.call)
+
+    def retry(self, *args: Any, **options: Any) -> Any:
+        """Retry as Celery does, with the limit of the call when it gave one."""
+        job = self._running()
+        if job is None:
+            return super().retry(*args, **options)  # type: ignore[misc]
+        if job.exhausted:
+            options["max_retries"] = 0
+        elif options.get("max_retries") is None:
+            limit = self._option(job).max_retries
+            if limit is not None:
+                options["max_retries"] = sys.maxsize if limit < 0 else limit
+        try:
+            return super().retry(*args, **options)  # type: ignore[misc]
+        except (Retry, Reject):
+            raise
+        except Exception:
+            # What it raises instead of a retry is final, whoever catches it on its way.
+            job.exhausted = True
+            raise
+        finally:
+            # Celery keeps the limit of this call on the task, where the next job of the process would find it.
+            self.__dict__.pop("override_max_retries", None)
 
     def on_replace(self, sig: Any) -> Any:
-        job = current_job()
+        job = self._running()
         if job is not None:
             job.replaced = True
-        return super().on_replace(sig)  # type: ignore[misc]  # the app's task base
+        return super().on_replace(sig)  # type: ignore[misc]
+
+
+def adopt(task: Any) -> None:
+    """Make a task coordinated, whatever its class: a base class of ``celery.Task`` knows no app.
+
+    First among its bases, so that a ``__call__`` of the task's own runs inside the job.
+    """
+    cls = type(task)
+    if issubclass(cls, CoordinatedTask):
+        return
+    own = cls.Request
+    request: Any = "coordinator.worker:Request"
+    if own != celery.app.task.Task.Request:
+        from coordinator.worker import Request
+
+        request = type("Request", (Request, symbol_by_name(own)), {})
+    known = (celery.app.task.Task, object)
+    names = {
+        "__module__": cls.__module__,
+        "__doc__": cls.__doc__,
+        "Request": request,
+        "_own_call": any("__call__" in vars(base) for base in cls.__mro__ if base not in known),
+    }
+    task.__class__ = type(cls.__name__, (CoordinatedTask, cls), names)
+
+
+class TaskRegistry(celery.app.registry.TaskRegistry):
+    """The tasks of an app, each adopted when it is registered: by decorator, shared or as an object."""
+
+    def __init__(self, tasks: Mapping[str, Any]) -> None:
+        super().__init__()
+        for name, task in tasks.items():
+            self[name] = task
+
+    def __setitem__(self, name: str, task: Any) -> None:
+        adopt(task)
+        super().__setitem__(name, task)
 
 
 def _claim(ledger: Ledger, job_id: str, token: int) -> Claim:
@@ -151,6 +237,7 @@ def _coordinated(task: Any, tracer: Tracer) -> Tracer:
             models=models_of(claim.held),
             retries=int(request.get("retries") or 0),
             ledger=work_queue.ledger,
+            call=said(request.get(OPTIONS_HEADER)),
         )
         work_queue.log_started(job.id, job.models)
         mark = _current.set(job)
@@ -164,35 +251,33 @@ def _coordinated(task: Any, tracer: Tracer) -> Tracer:
             raise
         finally:
             _current.reset(mark)
-        outcome, data = _outcome(task, job, traced)
+        outcome, data = _outcome(job, traced)
         _finish(work_queue, job, outcome, data)
         return traced
 
     return trace
 
 
-def _outcome(task: Any, job: RunningJob, traced: Any) -> tuple[str, dict[str, Any]]:
+def _outcome(job: RunningJob, traced: Any) -> tuple[str, dict[str, Any]]:
     _, info, _, text = traced
-    if info is None or not info:
+    state = info.state if info else states.SUCCESS
+    if job.successor is not None:
+        # Whatever it did after it had published its own id again, such as retry(throw=False).
+        cause = getattr(info.retval, "exc", None) or info.retval if info else None
+        return ("replaced", {}) if job.replaced else ("retried", {"error": _error(cause)})
+    if state == states.SUCCESS:
         return "completed", {"result": _text(text or "")}
     error: dict[str, Any] = {"error": _error(info.retval)}
-    if info.state == states.RETRY:
-        cause = getattr(info.retval, "exc", None)
-        if job.successor is not None:
-            return "retried", {"error": _error(cause or info.retval)}
+    if state == states.RETRY:
         return "failed", {"error": "the task raised Retry without publishing one"}
-    if info.state == states.IGNORED and job.stopped:
-        return "released", {"reason": "stopped at a checkpoint"}
-    if info.state == states.IGNORED:
-        if job.successor is not None or job.replaced:
-            return "replaced", {}
-        return "completed", {"result": "ignored"}
-    if info.state == states.REJECTED:
+    if state == states.IGNORED:
+        if job.stopped:
+            return "released", {"reason": "stopped at a checkpoint"}
+        return ("replaced", {}) if job.replaced else ("completed", {"result": "ignored"})
+    if state == states.REJECTED:
         return ("released", {"reason": "rejected"}) if info.retval.requeue else ("failed", error)
-    limit = task.max_retries
-    spent = limit is not None and limit > 0 and job.retries >= limit
-    final = isinstance(info.retval, FINAL_ERRORS)
-    return ("unprocessable" if spent and not final else "failed"), error
+    spent = job.exhausted and job.retries > 0 and not isinstance(info.retval, FINAL_ERRORS)
+    return ("unprocessable" if spent else "failed"), error
 
 
 def _finish(work_queue: Any, job: RunningJob, outcome: str, data: dict[str, Any]) -> None:

@@ -12,12 +12,21 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from celery import states
+from kombu.exceptions import SerializationError
 from kombu.transport import redis as kombu_redis
 from kombu.utils.json import dumps
 
 from coordinator.context import current_job
-from coordinator.errors import CoordinatorError
+from coordinator.errors import (
+    CoordinatorError,
+    InvalidValue,
+    LedgerClosed,
+    LedgerUnavailable,
+    StoreUnavailable,
+)
 from coordinator.jobs import Job
+from coordinator.needs import said
 from coordinator.resources import needs_of
 
 logger = logging.getLogger("coordinator")
@@ -65,13 +74,12 @@ def job_of(message: dict[str, Any], queue: str, timeout: float | None) -> Job:
     options = headers[OPTIONS_HEADER]
     due_ms = _milliseconds(headers.get("eta"))
     headers["eta"] = None
-    seconds = options.get("timeout") or timeout
     hard, soft = headers.get("timelimit") or (None, None)
-    if seconds and hard is None and soft is None:
-        # Soft first, so that the task can clean up; hard shortly after.
-        headers["timelimit"] = [seconds + max(5.0, seconds * 0.05), seconds]
-    # Kombu writes 0 for "not given", which is the highest on Redis: what was given is in the options.
-    priority = options.get("priority", message["properties"].get("priority") or None)
+    seconds = soft or hard or options.get("timeout")
+    if seconds is None and timeout:
+        # The worker applies it, for only there is it known whether the task has a limit of its own.
+        seconds = options["queue_timeout"] = timeout
+    priority = options.get("priority")
     org, models = options.get("org"), options.get("models") or ()
     return Job(
         job_id=headers["id"],
@@ -143,7 +151,7 @@ class Channel(kombu_redis.Channel):
 
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
         headers = message.get("headers") or {}
-        if OPTIONS_HEADER not in headers or not self.coordination.manages(queue):
+        if not headers.get(OPTIONS_HEADER) or not self.coordination.manages(queue):
             super()._put(queue, message, **kwargs)
             return
         settings = self.coordination.settings
@@ -158,37 +166,80 @@ class Channel(kombu_redis.Channel):
     def basic_consume(
         self, queue: str, no_ack: bool, callback: Callable[[Any], Any], *args: Any, **kwargs: Any
     ) -> Any:
+        if queue in self._fanout_queues:
+            # A broadcast is for every worker: it is no job, which is for one.
+            return super().basic_consume(queue, no_ack, callback, *args, **kwargs)
+
         def receive(message: Any) -> Any:
-            if self._is_foreign(queue, message):
-                return self._admit(queue, message)
+            if self._is_foreign(queue, message) and self._admit(queue, message):
+                return None
             return callback(message)
 
         return super().basic_consume(queue, no_ack, receive, *args, **kwargs)
 
     def _is_foreign(self, queue: str, message: Any) -> bool:
         headers = message.headers or {}
-        if "task" not in headers or headers.get(TOKEN_HEADER) is not None:
+        name = headers.get("task")
+        if not isinstance(name, str) or headers.get(TOKEN_HEADER) is not None:
             return False
-        return bool(self.coordination.coordinates(headers["task"], queue))
+        return bool(self.coordination.coordinates(name, queue))
 
-    def _admit(self, queue: str, message: Any) -> None:
-        # A plain Celery client pushed it past the ledger: it waits its turn like all others.
+    def _admit(self, queue: str, message: Any) -> bool:
+        """Submit a message that a plain Celery client pushed past the ledger: it waits its turn like all others.
+
+        Returns:
+            Whether it was dealt with; else it is Celery's: it needs nothing, or cannot be read.
+        """
         try:
-            payload = message._raw
-            args, kwargs, _ = message.decode()
-            described = self.coordination.describe(payload["headers"]["task"], args, kwargs, {})
-            payload["headers"][OPTIONS_HEADER] = described
-            timeout = self.coordination.settings.queue(queue).timeout
-            self.coordination.work_queue.submit(job_of(payload, queue, timeout))
-        except (CoordinatorError, ValueError, TypeError, KeyError) as error:
-            logger.error(
-                "[COORDINATOR] message %s of a foreign producer was refused: %s",
-                message.delivery_tag,
-                error,
-            )
-            message.reject()
-            return
+            args, kwargs, *_ = message.decode()
+        except (SerializationError, ValueError, TypeError):
+            return False
+        headers = message.headers
+        try:
+            call = said(headers.get(OPTIONS_HEADER))
+            described = self.coordination.describe(headers["task"], args, kwargs, call)
+            if described is None:
+                return False
+            job = self._foreign(queue, message._raw, described)
+        except (
+            CoordinatorError,
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            TypeError,
+            ValueError,
+        ) as error:
+            self._refuse(message, error)
+            return True
+        try:
+            # As from inside a job: the producer was told long ago that it is accepted.
+            self.coordination.work_queue.submit(job, inside=True)
+        except (LedgerUnavailable, LedgerClosed, StoreUnavailable) as error:
+            logger.warning("[COORDINATOR] message %s waits on the broker: %s", headers["id"], error)
+            message.requeue()
+            return True
         message.ack()
+        return True
+
+    def _foreign(self, queue: str, payload: dict[str, Any], described: dict[str, Any]) -> Job:
+        headers = payload["headers"]
+        if not isinstance(headers.get("id"), str) or not headers["id"]:
+            raise InvalidValue("id", headers.get("id"), "a text that is not empty")
+        if payload["properties"].get("priority"):
+            # Kombu writes 0 for "not given", which is the highest on Redis.
+            described["priority"] = payload["properties"]["priority"]
+        headers[OPTIONS_HEADER] = described
+        return job_of(payload, queue, self.coordination.settings.queue(queue).timeout)
+
+    def _refuse(self, message: Any, error: Exception) -> None:
+        job_id = message.headers.get("id")
+        logger.error(
+            "[COORDINATOR] message %s of a foreign producer was refused: %s", job_id, error
+        )
+        message.reject()
+        if isinstance(job_id, str) and job_id:
+            # Its producer may wait for the result.
+            self.coordination.app.backend.store_result(job_id, error, states.FAILURE)
 
 
 class Transport(kombu_redis.Transport):
@@ -197,6 +248,7 @@ class Transport(kombu_redis.Transport):
     Channel = Channel
     #: The app's; set in the subclass that ``coordinate(app)`` makes.
     coordination: Any = None
+    scheme = "redis"
     _client: Any = None
 
     # Kombu sets the client to None while it collects a broken connection; a channel that still has

@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 from weakref import WeakSet
 
@@ -22,9 +22,10 @@ from celery.worker.request import Request as CeleryRequest
 
 from coordinator.context import WORKER_ID
 from coordinator.errors import CoordinatorError
+from coordinator.family import PROCESS_MARK, end, member, remains
 from coordinator.renewal import Renewal
 from coordinator.restorer import worker_identity
-from coordinator.transport import TOKEN_HEADER
+from coordinator.transport import OPTIONS_HEADER, TOKEN_HEADER
 
 logger = logging.getLogger("coordinator")
 
@@ -33,6 +34,9 @@ _PR_SET_PDEATHSIG = 1
 #: Coordinated messages this worker has, begun or not.
 _requests: WeakSet[Any] = WeakSet()
 
+#: Those that Celery dropped unbegun when it lost its connection, trusting the broker to bring them again.
+_dropped: set[Any] = set()
+
 
 class Request(CeleryRequest):
     """A request that tells the ledger how it ended when no child process can."""
@@ -40,8 +44,33 @@ class Request(CeleryRequest):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.token: int | None = self._request_dict.get(TOKEN_HEADER)
+        self.over = False
         if self.token is not None:
+            options = self._request_dict.get(OPTIONS_HEADER) or {}
+            # Kombu writes 0 for "not given", which retries and children would then ask for.
+            self._delivery_info["priority"] = options.get("priority")
+            self._limit(options)
             _requests.add(self)
+
+    def _limit(self, options: Mapping[str, Any]) -> None:
+        hard, soft = self._request_dict.get("timelimit") or (None, None)
+        if hard is not None or soft is not None:
+            return
+        seconds, task, conf = options.get("timeout"), self._task, self._app.conf
+        limits = (task.time_limit, task.soft_time_limit)
+        if seconds is None and not any((*limits, conf.task_time_limit, conf.task_soft_time_limit)):
+            seconds = options.get("queue_timeout")
+        if seconds:
+            # Soft first, so that the task can clean up; hard shortly after.
+            self.time_limits = (seconds + max(5.0, seconds * 0.05), seconds)
+
+    @property
+    def in_hand(self) -> bool:
+        """Whether the worker still has it: begun or not, and not over."""
+        if self.over:
+            return False
+        # A terminated one is no longer active, but its process may still be at it.
+        return self.worker_pid is None or self in state.active_requests or self._already_revoked
 
     @property
     def _work_queue(self) -> Any:
@@ -49,7 +78,8 @@ class Request(CeleryRequest):
 
     def revoked(self) -> bool:
         dropped = bool(super().revoked())
-        if dropped and self.token is not None and self.worker_pid is None:
+        if dropped and self.token is not None and self.worker_pid is None and not self.over:
+            self.over = True
             self._tell(
                 lambda queue: queue.ledger.undeliver(
                     self.id, self.token, "revoked or expired", end=True
@@ -69,8 +99,12 @@ class Request(CeleryRequest):
         super().terminate(pool, signal)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
+        if not soft and self.token is not None:
+            # The pool kills it after this call, which hands its models to the next job.
+            _kill(self.worker_pid)
         super().on_timeout(soft, timeout)
         if not soft and self.token is not None:
+            self.over = True
             error = f"TimeLimitExceeded({timeout})"
             self._tell(
                 lambda queue: queue.ledger.finish(self.id, self.token, "failed", {"error": error})
@@ -90,13 +124,20 @@ class Request(CeleryRequest):
         # The process died: the ledger decides by the job's attempts whether it runs again. Celery's own
         # FAILURE would end chords and callers' get() for a job that is not over.
         state.task_ready(self)
-        self._tell(
-            lambda queue: queue.ledger.finish(self.id, self.token, "lost", {"reason": _reason(exc)})
-        )
-        self.send_event("task-retried", exception=_reason(exc), traceback="")
+        self.over = True
+        _kill(self.worker_pid)
+        self._tell(lambda queue: self._lose(queue, _reason(exc)))
+        if not self._already_revoked:
+            self.send_event("task-retried", exception=_reason(exc), traceback="")
         if not self.acknowledged:
             self.acknowledge()
         return None
+
+    def _lose(self, queue: Any, reason: str) -> None:
+        answer = queue.ledger.finish(self.id, self.token, "lost", {"reason": reason})
+        if answer.answer == "stale" and answer.state == "dispatched":
+            # Its process died before it claimed the job.
+            queue.ledger.undeliver(self.id, self.token, reason)
 
     def _tell(self, say: Any) -> None:
         try:
@@ -104,6 +145,15 @@ class Request(CeleryRequest):
         except CoordinatorError as error:
             # The lease or the dispatch lease ends and says the same, later.
             logger.warning("[COORDINATOR] job %s: the ledger was not told: %s", self.id, error)
+
+
+def _kill(pid: int | None) -> None:
+    """End a process of the pool with all it started, so that nothing of a job lives when its units are free."""
+    if pid is None or pid == os.getpid():
+        return
+    process = member(pid)
+    if process is None or process.group == pid:
+        end([process or remains(pid)], f"{PROCESS_MARK}={_mark(pid)}")
 
 
 def _reason(exc: BaseException) -> str:
@@ -132,7 +182,21 @@ class WorkerView:
         )
 
     def hand(self) -> list[Any]:
-        return _copy(_requests)
+        # A request that is over may linger until it is collected.
+        return [
+            item
+            for item in _copy(_requests)
+            if item.in_hand and (item.worker_pid is not None or item not in _dropped)
+        ]
+
+    def runs(self, item: Any) -> bool:
+        return bool(item.in_hand)
+
+    def dropped(self) -> list[Any]:
+        return _copy(_dropped)
+
+    def forget(self, item: Any) -> None:
+        _dropped.discard(item)
 
     def processes(self) -> list[int]:
         pool = getattr(self.controller.pool, "_pool", None)
@@ -184,8 +248,11 @@ class LeaseStep(bootsteps.StartStopStep):
             work_queue.ensure_open,
             self.view.can_kill,
         )
-        if work_queue.ensure_open():
-            work_queue.configure()
+        try:
+            if work_queue.ensure_open():
+                work_queue.configure()
+        except CoordinatorError as error:
+            logger.warning("[COORDINATOR] not open yet, the renewal tries on: %s", error)
         self.renewal.start()
         signals.worker_shutdown.connect(self._leave, sender=controller, weak=False)
 
@@ -209,6 +276,12 @@ class FetchStep(bootsteps.StartStopStep):
         self.seen, self.since, self.rate = 0, time.monotonic(), 0.0
 
     def start(self, consumer: Any) -> None:
+        # After a lost connection Celery goes on with what its pool had begun, and drops the rest.
+        _dropped.update(
+            item
+            for item in _copy(_requests)
+            if item.worker_pid is None and item not in state.active_requests
+        )
         qos = consumer.task_consumer.channel.qos
         controller = consumer.controller
 
@@ -229,7 +302,10 @@ class FetchStep(bootsteps.StartStopStep):
 
 
 class RecorderStep(bootsteps.StartStopStep):
-    """Runs the recorder in workers of the maintenance queue; one of them is elected."""
+    """Runs the recorder in workers of the maintenance queue; one of them is elected.
+
+    In an app without that queue every worker offers itself: results of canceled jobs must reach their callers.
+    """
 
     requires = (LeaseStep,)
 
@@ -240,7 +316,8 @@ class RecorderStep(bootsteps.StartStopStep):
 
     def start(self, controller: Any) -> None:
         app = controller.app
-        if "maintenance" not in app.amqp.queues.consume_from:
+        queues = app.amqp.queues
+        if "maintenance" in queues and "maintenance" not in queues.consume_from:
             return
         recorder = app.coordination.recorder(controller.coordinator_lease.view.id)
         self.thread = threading.Thread(
@@ -256,11 +333,16 @@ class RecorderStep(bootsteps.StartStopStep):
     terminate = stop
 
 
+def _mark(pid: int) -> str:
+    return f"{os.environ.get(WORKER_ID, '')}/{pid}"
+
+
 def _child_started(**_: Any) -> None:
     # A group of its own, so that what a job starts can be killed with it; and no life without the main
     # process, since nobody would renew its lease.
     if os.getpid() != os.getpgrp():
         os.setpgid(0, 0)
+    os.environ[PROCESS_MARK] = _mark(os.getpid())
     if sys.platform.startswith("linux"):
         parent = os.getppid()
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
