@@ -32,7 +32,8 @@ elseif outcome ~= 'lost' and job.state == 'stopping' and job.stop == 'cancel' th
   -- Whatever it wanted to do next: it was canceled before.
   leave_worker(job)
   data.reason, data.by = job.stop_reason, job.stop_by
-  data.undelivered_result = outcome ~= 'released' or nil
+  -- Also when it stopped by itself: no worker writes a result for that.
+  data.undelivered_result = true
   finish(job, 'canceled', 'canceled', {ended = token}, data)
 elseif outcome == 'released' or (job.state == 'stopping' and outcome ~= 'lost' and ARGV[6] ~= '') then
   -- A retry that met the release is not counted: the message stays as it was and runs again.
