@@ -1,92 +1,123 @@
 """The guard: a process beside each worker that ends the worker's jobs before its lease does.
 
 It runs in a session of its own, so that whatever stops the worker's group does not stop it. The worker
-tells it, after each renewal, until when its lease is good and which processes run its jobs. When that
-moment passes without news (Redis is gone, the network is cut, the worker's main process is stopped or
-busy), or when the worker's main process is gone, the guard kills the jobs and all they started.
+tells it, after each renewal, until when its lease is good. When that moment passes without news (Redis is
+gone, the network is cut, the worker's main process is stopped or busy), or when the worker's main process is
+gone, the guard kills the jobs and all they started.
+
+Which processes these are it sees for itself, all the time: what the main process could tell it would be
+missing those of the last moment, and the children of the dead have other parents.
 
 Started as ``python -m coordinator.guard <mode> <pid>``; mode ``children`` kills the job processes, mode
 ``worker`` (pools that cannot kill a job) the worker itself. One line of JSON per renewal on standard
-input: {"until": seconds on CLOCK_MONOTONIC, "pids": [...]}.
+input: {"until": seconds on CLOCK_MONOTONIC}.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import select
 import signal
 import sys
 import time
-from pathlib import Path
+
+from coordinator.family import WORKER_MARK, Member, end, member, offspring
+
+#: Seconds between two looks at what the worker has started.
+LOOK = 0.25
 
 
-def descendants(roots: set[int]) -> set[int]:
-    """Return the processes among ``roots`` and all that descend from them, by /proc."""
-    parents: dict[int, int] = {}
-    groups: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        with contextlib.suppress(OSError, IndexError, ValueError):
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            parents[int(entry.name)], groups[int(entry.name)] = int(fields[1]), int(fields[2])
-    found = {pid for pid in parents if pid in roots or groups[pid] in roots}
-    while True:
-        more = {pid for pid, parent in parents.items() if parent in found and pid not in found}
-        if not more:
-            return found
-        found |= more
+class Guard:
+    """Follows one worker.
 
+    Args:
+        mode: ``children`` or ``worker``.
+        worker: its main process.
+    """
 
-def kill(roots: set[int]) -> None:
-    """Kill processes and everything they started, until none is left."""
-    own = os.getpid()
-    deadline = time.monotonic() + 2
-    while True:
-        found = descendants(roots) - {own}
-        for pid in found:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
-        if not found or time.monotonic() > deadline:
-            return
-        # A process that was just killed may have forked a moment before: look again.
-        select.select([], [], [], 0.02)
+    def __init__(self, mode: str, worker: int) -> None:
+        self.mode, self.worker = mode, worker
+        self.main = member(worker)
+        self.seen: dict[int, Member] = {}
+        name = os.environ.get(WORKER_MARK)
+        self.marker = f"{WORKER_MARK}={name}" if name else ""
 
+    def look(self) -> None:
+        """Remember what descends from the main process; forget what is dead."""
+        self.seen = {pid: item for pid, item in self.seen.items() if _same(item) or _left(pid)}
+        group = self.main.group if self.main else 0
+        for item in offspring(self.worker):
+            # What shares the main process's group is no job process: each of these has its own.
+            if item.pid != os.getpid() and item.group != group:
+                self.seen[item.pid] = item
 
-def watch(mode: str, worker: int) -> None:
-    """Follow one worker until it is gone."""
-    until: float | None = None
-    pids: set[int] = set()
-    buffer = b""
-    stdin = sys.stdin.fileno()
-    while True:
-        timeout = None if until is None else max(0.0, until - time.monotonic())
-        ready, _, _ = select.select([stdin], [], [], timeout)
-        if ready:
-            chunk = os.read(stdin, 65536)
-            if not chunk:
-                kill(pids)
+    def strike(self) -> None:
+        """End the jobs, or the worker with them."""
+        self.look()
+        known = list(self.seen.values())
+        if self.mode == "worker" and self.main is not None:
+            known.append(self.main)
+        if not end(known, self.marker, self._spared()):
+            _say(f"guard of worker {self.worker}: some of its jobs' processes cannot be killed")
+
+    def _spared(self) -> set[int]:
+        # Found by the marker: the main process when it is what a job of another worker started.
+        return {self.worker} if self.mode == "children" else set()
+
+    def watch(self) -> None:
+        """Follow the worker until it is gone."""
+        until: float | None = None
+        buffer = b""
+        stdin = sys.stdin.fileno()
+        while True:
+            self.look()
+            left = LOOK if until is None else min(LOOK, until - time.monotonic())
+            ready, _, _ = select.select([stdin], [], [], max(0.0, left))
+            if ready:
+                chunk = os.read(stdin, 65536)
+                if not chunk:
+                    self.strike()
+                    return
+                buffer += chunk
+                *lines, buffer = buffer.split(b"\n")
+                if lines:
+                    until = json.loads(lines[-1])["until"]
+            elif until is not None and time.monotonic() >= until:
+                _say(f"guard of worker {self.worker}: its lease is over, ending its jobs")
+                self.strike()
+                until = None
+            elif member(self.worker) is None:
+                # A process that a job forked may keep the other end of the pipe open.
+                self.strike()
                 return
-            buffer += chunk
-            *lines, buffer = buffer.split(b"\n")
-            if lines:
-                news = json.loads(lines[-1])
-                until, pids = news["until"], set(news["pids"])
-        elif until is not None:
-            sys.stderr.write(
-                f"[COORDINATOR] guard of worker {worker}: its lease is over, ending its jobs\n"
-            )
-            sys.stderr.flush()
-            kill({worker} if mode == "worker" else pids)
-            until = None
+
+
+def _same(item: Member) -> bool:
+    now = member(item.pid)
+    return now is not None and now.started == item.started
+
+
+def _left(pid: int) -> bool:
+    """Whether a dead process has left others in its group behind."""
+    try:
+        os.killpg(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"[COORDINATOR] {text}\n")
+    sys.stderr.flush()
 
 
 def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    watch(sys.argv[1], int(sys.argv[2]))
+    Guard(sys.argv[1], int(sys.argv[2])).watch()
 
 
 if __name__ == "__main__":

@@ -29,9 +29,10 @@ _ADMISSION = ("keys", "epoch", "jobs", "admission", "ending")
 _PARTS: dict[str, tuple[str, ...]] = {
     "open": ("keys",),
     "elect": ("keys",),
+    "wipe": ("keys",),
     "progress": ("keys", "epoch"),
     "settle": ("keys", "epoch", "jobs"),
-    "build": ("keys",),
+    "build": ("keys", "building"),
     "restore": ("keys", "building", "jobs", "admission", "ending"),
 }
 
@@ -408,20 +409,22 @@ class Ledger:
         Args:
             epoch: greater than every one before.
             state: ``building``, ``0`` (workers report, nobody is admitted) or ``1`` (open).
-            awaited: workers to wait for, one lease at most.
+            awaited: workers to wait for, one lease at most; while building, the one who builds.
+
+        Raises:
+            LedgerClosed: somebody else builds, or has built, a later one.
         """
         self.run("open", epoch, state, *awaited)
 
-    def open_for_workers(self, awaited: Sequence[str]) -> None:
+    def open_for_workers(self, epoch: int, awaited: Sequence[str]) -> None:
         """End building; admission opens when these workers have reported, or after one lease."""
-        epoch = self.redis.hget(f"{self.prefix}meta", "epoch")
-        self.open(int(epoch or 0), "0" if awaited else "1", awaited)
+        self.open(epoch, "0", awaited)
         if not awaited:
             self.tick()
 
-    def restore(self, jobs: Sequence[Any]) -> None:
+    def restore(self, epoch: int, jobs: Sequence[Any]) -> None:
         """Enter unfinished jobs (``store.StoredJob``) into a ledger that is being built."""
-        arguments: list[str | int | float] = []
+        arguments: list[str | int | float] = [epoch]
         for item in jobs:
             job = item.job
             arguments += (
@@ -450,18 +453,24 @@ class Ledger:
         """Return the workers of the ledger, whatever life of the server it is of."""
         return set(self.redis.zrange(f"{self.prefix}workers", 0, -1))
 
-    def wipe(self) -> None:
-        """Delete everything but who restores."""
-        keep = f"{self.prefix}leader:"
-        batch: list[str] = []
-        for key in self.redis.scan_iter(match=f"{self.prefix}*", count=1000):
-            if not key.startswith(keep):
-                batch.append(key)
-            if len(batch) >= 500:
-                self.redis.unlink(*batch)
-                batch.clear()
-        if batch:
-            self.redis.unlink(*batch)
+    def wipe(self, holder: str) -> None:
+        """Delete everything but the terms of singletons.
+
+        Raises:
+            LedgerClosed: ``holder`` does not hold the term of the restore any more.
+        """
+        cursor = "0"
+        while True:
+            cursor = self.run("wipe", holder, cursor)["cursor"]
+            if cursor == "0":
+                return
+
+    def last_event(self) -> tuple[int, str]:
+        """Return the epoch and the id of the last event ever written; (0, "") when there is none."""
+        epoch = int(self.redis.hget(f"{self.prefix}meta", "epoch") or 0)
+        if not self.redis.exists(f"{self.prefix}events"):
+            return epoch, ""
+        return epoch, self.redis.xinfo_stream(f"{self.prefix}events")["last-generated-id"]
 
     def forget_events(self, last_id: str) -> None:
         """Trim the stream up to and with an event, in a ledger that is closed."""

@@ -116,7 +116,7 @@ class JobReaper:
                     if item.job.job_id in current and not current[item.job.job_id].finished_ms
                 ]
                 if jobs:
-                    ledger.submit(jobs)
+                    ledger.submit(jobs, ["entered"] * len(jobs))
                     entered += len(jobs)
                     logger.warning(
                         "[COORDINATOR] reaper: %d accepted jobs entered again", len(jobs)

@@ -13,10 +13,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any, Protocol, cast
 
-from coordinator.errors import LedgerClosed, LedgerUnavailable
+from coordinator.errors import CoordinatorError, LedgerClosed, LedgerUnavailable
+from coordinator.family import end, member
 from coordinator.ledger import Ledger
 
 logger = logging.getLogger("coordinator")
@@ -46,6 +46,9 @@ class WorkerView(Protocol):
     def slots(self) -> int: ...
     def busy(self) -> int: ...
     def hand(self) -> Iterable[InHand]: ...
+    def runs(self, item: InHand) -> bool: ...
+    def dropped(self) -> Iterable[InHand]: ...
+    def forget(self, item: InHand) -> None: ...
     def processes(self) -> list[int]: ...
     def report(self) -> dict[str, Any]: ...
 
@@ -70,9 +73,9 @@ class Guard:
         )
         return cast("IO[bytes]", self.process.stdin)
 
-    def tell(self, until: float, pids: Iterable[int]) -> None:
-        """Say until when the lease is good, and which processes run jobs."""
-        line = json.dumps({"until": until, "pids": list(pids)}).encode() + b"\n"
+    def tell(self, until: float) -> None:
+        """Say until when the lease is good."""
+        line = json.dumps({"until": until}).encode() + b"\n"
         try:
             process = self.process
             alive = process is not None and process.poll() is None
@@ -88,7 +91,6 @@ class Guard:
         """End the guard; the pool is stopped, so there is nothing left to guard."""
         if self.process is not None and self.process.stdin is not None:
             with contextlib.suppress(OSError):
-                self.process.stdin.write(json.dumps({"until": None, "pids": []}).encode() + b"\n")
                 self.process.stdin.close()
             self.process.wait(timeout=5)
 
@@ -125,12 +127,13 @@ class Renewal(threading.Thread):
         self.registered = False
         self.fenced = 0
         self._stop_event = threading.Event()
+        self._opener: threading.Thread | None = None
         self._stops: dict[str, _Stop] = {}
 
     @property
     def margin(self) -> float:
-        """Seconds before the end of the lease by which the jobs must be dead."""
-        return max(0.3, min(2.0, self.lease / 10))
+        """Seconds before the end of the lease at which the jobs are killed: on a busy machine that takes a while."""
+        return max(0.5, min(2.0, self.lease / 10))
 
     def run(self) -> None:
         renew_at = 0.0
@@ -140,21 +143,48 @@ class Renewal(threading.Thread):
                     renew_at = time.monotonic() + min(RENEW_INTERVAL, self.lease / 4)
                     self.renew()
                 if self.registered:
+                    self._give_back("its worker lost the connection", self.worker.dropped())
                     self.ledger.run("tick", patience=0)
                 self._enforce()
             except LedgerUnavailable as error:
                 logger.debug("[COORDINATOR] renewal: %s", error)
             except LedgerClosed:
-                self.reopen()
+                self._reopen()
+            except Exception:
+                # Without this thread the guard would end all jobs, for whatever nobody thought of.
+                logger.exception("[COORDINATOR] renewal failed and is tried again")
             self._stop_event.wait(TICK_INTERVAL)
+
+    def _reopen(self) -> None:
+        # In a thread of its own: a restore takes seconds, and the guard wants to hear of us meanwhile.
+        if self._opener is None or not self._opener.is_alive():
+            self._opener = threading.Thread(
+                target=self._open, name="coordinator-restore", daemon=True
+            )
+            self._opener.start()
+
+    def _open(self) -> None:
+        try:
+            self.reopen()
+        except CoordinatorError as error:
+            logger.warning("[COORDINATOR] the ledger stays closed for now: %s", error)
+        except Exception:
+            logger.exception("[COORDINATOR] the restore failed and is tried again")
 
     def stop(self) -> None:
         """End the thread and leave: what the worker still has goes back to waiting."""
         self._stop_event.set()
         self.join(timeout=5)
         with contextlib.suppress(LedgerUnavailable, LedgerClosed):
+            # Fetched and not begun; those begun are refused here, and given back by leaving.
+            self._give_back("its worker shut down", self.worker.hand())
             self.ledger.run("leave", self.worker.id, "left", patience=1)
         self.guard.stop()
+
+    def _give_back(self, reason: str, items: Iterable[InHand]) -> None:
+        for item in items:
+            self.ledger.run("undeliver", item.id, item.token, reason, "", patience=1)
+            self.worker.forget(item)
 
     def renew(self) -> None:
         """Renew once.
@@ -194,7 +224,7 @@ class Renewal(threading.Thread):
 
     def _extend(self, since: float) -> None:
         # Counted from before the call: the ledger's lease cannot have begun earlier.
-        self.guard.tell(since + self.lease - self.margin, self.worker.processes())
+        self.guard.tell(since + self.lease - self.margin)
 
     def _fence(self, hand: list[InHand]) -> None:
         logger.error(
@@ -204,13 +234,9 @@ class Renewal(threading.Thread):
         self.registered = False
         if not self.can_kill:
             os.kill(os.getpid(), signal.SIGKILL)
-        for item in hand:
-            self._kill(item.id, hand, "the lease is over")
-        # Registered again at the next renewal, when no process of these jobs is left.
-        deadline = time.monotonic() + 5
-        pids = {item.worker_pid for item in hand if item.worker_pid}
-        while any(_alive(pid) for pid in pids) and time.monotonic() < deadline:
-            self._stop_event.wait(0.02)
+        # All of the pool: a process may have claimed a job that the main process has not heard of yet. The
+        # worker registers again at the next renewal, when no process of these jobs is left.
+        self._end(self.worker.processes())
 
     def _enforce(self) -> None:
         if not self._stops:
@@ -224,26 +250,27 @@ class Renewal(threading.Thread):
                 self._signal(job_id, hand, signal.SIGTERM)
 
     def _kill(self, job_id: str, hand: list[InHand], reason: str) -> None:
-        if self._signal(job_id, hand, signal.SIGKILL):
+        pid = self._process_of(job_id, hand)
+        if pid is not None:
+            self._end([pid])
             logger.warning("[COORDINATOR] job %s is killed: %s", job_id, reason)
 
-    def _signal(self, job_id: str, hand: list[InHand], number: int) -> bool:
+    def _signal(self, job_id: str, hand: list[InHand], number: int) -> None:
+        pid = self._process_of(job_id, hand)
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def _process_of(self, job_id: str, hand: list[InHand]) -> int | None:
         if not self.can_kill:
-            return False
+            return None
         for item in hand:
-            if item.id == job_id and item.worker_pid and item.worker_pid in self.worker.processes():
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    if number == signal.SIGKILL and os.getpgid(item.worker_pid) == item.worker_pid:
-                        # The job's own process group: what it started dies with it.
-                        os.killpg(item.worker_pid, number)
-                    else:
-                        os.kill(item.worker_pid, number)
-                    return True
-        return False
+            # Asked again: it may have ended since, and its process run another job.
+            if item.id == job_id and item.worker_pid and self.worker.runs(item):
+                return item.worker_pid
+        return None
 
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+    def _end(self, pids: Iterable[int]) -> None:
+        known = [found for pid in pids if (found := member(pid))]
+        if not end(known):
+            logger.error("[COORDINATOR] processes %s cannot be killed", [one.pid for one in known])

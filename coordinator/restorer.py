@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from coordinator.errors import CoordinatorError, LedgerClosed
+from coordinator.family import WORKER_MARK, end, marked
 from coordinator.jobs import Event
 from coordinator.ledger import Ledger
 from coordinator.settings import Settings
+from coordinator.states import State
 
 if TYPE_CHECKING:
     from coordinator.store import Store
@@ -27,8 +30,13 @@ logger = logging.getLogger("coordinator")
 
 BATCH = 500
 
-#: How long one process has for a restore before another may try, in milliseconds.
-TERM_MS = 60_000
+#: How long a process that restores may be silent before another one does it, in milliseconds.
+TERM_MS = 15_000
+
+#: Awaited when there may be workers that nobody knows of: it never reports, so that a lease passes.
+ANYBODY = "?"
+
+_RUNNING = (State.RUNNING, State.STOPPING)
 
 Record = Callable[[Sequence[Event]], None]
 
@@ -56,51 +64,61 @@ class Restorer:
         """
         if self.ledger.epoch() is not None:
             return True
-        if not self.ledger.elect("restore", self.holder, TERM_MS):
+        if not self._extend():
             return False
         try:
             if self.ledger.epoch() is None:
                 self.restore()
+        except LedgerClosed as error:
+            # Wiped or restarted once more, or frozen for too long: somebody else does it.
+            logger.warning("[COORDINATOR] the restore is given up: %s", error)
+            return False
         finally:
-            self.ledger.resign("restore", self.holder)
+            self._resign()
         return True
 
+    def _extend(self) -> bool:
+        return self.ledger.elect("restore", self.holder, TERM_MS)
+
+    def _resign(self) -> None:
+        try:
+            self.ledger.resign("restore", self.holder)
+        except CoordinatorError as error:
+            logger.debug("[COORDINATOR] the restorer's term ends by itself: %s", error)
+
     def restore(self) -> int:
-        """Build the ledger again; returns the number of jobs entered."""
+        """Build the ledger again; returns the number of jobs entered.
+
+        Raises:
+            LedgerClosed: somebody else has taken over; nothing that he built was changed.
+        """
         self._record_survivors()
-        workers = self.ledger.known_workers()
-        self.ledger.wipe()
+        workers = set(self.ledger.known_workers())
+        if not self._complete():
+            workers.add(ANYBODY)
+        self.ledger.wipe(self.holder)
         epoch = self.store.open_epoch()
-        self.ledger.open(epoch, "building")
-        self.ledger.run("build", "configure", *_pairs(configured(self.settings)))
-        self._operator_settings()
+        self.ledger.open(epoch, "building", [self.holder])
+        self._build(epoch, "configure", *_pairs(configured(self.settings)))
+        self._operator_settings(epoch)
         entered = 0
-        after = None
-        while True:
-            page = (
-                self.store.unfinished(limit=BATCH)
-                if after is None
-                else self.store.unfinished(after, BATCH)
-            )
-            if not page:
-                break
-            after = page[-1].cursor
-            self.ledger.restore(page)
-            self.ledger.elect("restore", self.holder, TERM_MS)
-            workers.update(item.worker for item in page if item.worker and item.state == "running")
+        page = self.store.unfinished(limit=BATCH)
+        while page:
+            self.ledger.restore(epoch, page)
+            self._extend()
+            workers.update(item.worker for item in page if item.worker and item.state in _RUNNING)
             entered += len(page)
             logger.info("[COORDINATOR] restore: %d jobs entered", entered)
+            page = self.store.unfinished(page[-1].cursor, BATCH)
         # Those whose process on this machine is gone will not report: nobody needs to wait for them.
         gone = {worker for worker in workers if is_gone(worker)}
         awaited = sorted(workers - gone)
-        self.ledger.open_for_workers(awaited)
+        self.ledger.open_for_workers(epoch, awaited)
         for worker in gone:
             self.ledger.leave(worker, "its process is gone")
         logger.info(
             "[COORDINATOR] epoch %d is open with %d jobs; %d workers are awaited",
-            epoch,
-            entered,
-            len(awaited),
+            *(epoch, entered, len(awaited)),
         )
         return entered
 
@@ -108,16 +126,35 @@ class Restorer:
         while events := self.ledger.read_events(BATCH):
             self.record(events)
             self.ledger.forget_events(events[-1].event_id)
+            self._extend()
 
-    def _operator_settings(self) -> None:
+    def _complete(self) -> bool:
+        """Whether the ledger that was found knows all workers: no event was recorded that it forgot."""
+        epoch, last = self.ledger.last_event()
+        if epoch != self.store.epoch():
+            return False
+        recorded = self.store.audit(limit=1)
+        if not recorded or recorded[0]["epoch"] != epoch:
+            return True
+        return _order(recorded[0]["event_id"]) <= _order(last)
+
+    def _build(self, epoch: int, *arguments: str | float) -> None:
+        self.ledger.run("build", epoch, *arguments)
+
+    def _operator_settings(self, epoch: int) -> None:
         for setting in self.store.settings():
             until = setting.until_ms or 0
             if setting.kind == "hold":
-                self.ledger.run(
-                    "build", "hold", setting.resource, setting.by, setting.reason or "", until
+                self._build(
+                    epoch, "hold", setting.resource, setting.by, setting.reason or "", until
                 )
             elif setting.kind in ("limit", "override"):
-                self.ledger.run("build", "limit", setting.resource, setting.value, until)
+                self._build(epoch, "limit", setting.resource, setting.value, until)
+
+
+def _order(event_id: str) -> tuple[int, int]:
+    milliseconds, _, part = event_id.partition("-")
+    return int(milliseconds or 0), int(part or 0)
 
 
 def worker_identity(node: str, pid: int | None = None) -> str:
@@ -135,16 +172,34 @@ def worker_identity(node: str, pid: int | None = None) -> str:
 
 
 def is_gone(worker: str) -> bool:
-    """Whether a worker was a process of this machine that is no more."""
+    """Whether a worker was a process of this machine that is no more, and all its jobs with it.
+
+    While its guard lives, jobs may live. Should the guard have been killed too, what is left is ended here.
+    """
     try:
         _, host, pid, start = worker.rsplit("/", 3)
-        if host != socket.gethostname():
+        if host != socket.gethostname() or _lives(int(pid), int(start)):
             return False
-        # A process of the same number that began later is another one.
-        return bool(abs(psutil.Process(int(pid)).create_time() - int(start)) > 2)
-    except psutil.NoSuchProcess:
-        return True
     except (psutil.AccessDenied, ValueError):
+        return False
+    mark = f"{WORKER_MARK}={worker}"
+    return not any(map(_is_guard, marked(mark))) and end((), mark)
+
+
+def _lives(pid: int, start: int) -> bool:
+    try:
+        process = psutil.Process(pid)
+        # A process of the same number that began later is another one.
+        same = abs(process.create_time() - start) <= 2
+        return bool(same and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _is_guard(pid: int) -> bool:
+    try:
+        return "coordinator.guard" in psutil.Process(pid).cmdline()
+    except psutil.NoSuchProcess:
         return False
 
 
@@ -156,6 +211,7 @@ def configured(settings: Settings) -> dict[str, str]:
         "serial": "1" if settings.serialized else "",
         "lease_ms": lease,
         "claim_ms": lease,
+        "reservation_ms": str(int(settings.reservation_after * 1000)),
     }
     for name, queue in settings.queues.items():
         values[f"queue:{name}"] = str(queue.max_concurrency)

@@ -1,10 +1,10 @@
 -- Sets what the store knows of limits, times and holds while the ledger is built again, without events.
 --
--- ARGV[2..] configure, pairs name, value | hold, resource, by, reason, until ms |
+-- ARGV[2..] epoch, then configure, pairs name, value | hold, resource, by, reason, until ms |
 --           limit, resource, value, until ms
-local kind = ARGV[2]
+local kind = ARGV[3]
 if kind == 'configure' then
-  for i = 3, #ARGV, 2 do
+  for i = 4, #ARGV, 2 do
     if ARGV[i + 1] ~= '' then
       call('HSET', P .. 'defaults', ARGV[i], ARGV[i + 1])
     end
@@ -12,15 +12,15 @@ if kind == 'configure' then
 else
   local until_ms
   if kind == 'hold' then
-    until_ms = tonumber(ARGV[6])
-    call('HSET', P .. 'holds', ARGV[3], cjson.encode({by = ARGV[4], reason = ARGV[5],
+    until_ms = tonumber(ARGV[7])
+    call('HSET', P .. 'holds', ARGV[4], cjson.encode({by = ARGV[5], reason = ARGV[6],
       until_ms = until_ms > 0 and until_ms or nil}))
   else
-    until_ms = tonumber(ARGV[5])
-    call('HSET', P .. 'limits', ARGV[3], ARGV[4])
+    until_ms = tonumber(ARGV[6])
+    call('HSET', P .. 'limits', ARGV[4], ARGV[5])
   end
   if until_ms > 0 then
-    call('ZADD', P .. 'ends', until_ms, kind .. ' ' .. ARGV[3])
+    call('ZADD', P .. 'ends', until_ms, kind .. ' ' .. ARGV[4])
   end
 end
 return cjson.encode({answer = 'ok'})

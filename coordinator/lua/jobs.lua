@@ -15,7 +15,8 @@ local function read(id)
 end
 
 local function emit(verb, id, version, data)
-  call('XADD', P .. 'events', '*', 'verb', verb, 'job', id, 'version', version, 'at', now,
+  -- With its epoch: one that is read while the ledger is wiped must not be taken for one of the next.
+  call('XADD', P .. 'events', '*', 'epoch', epoch, 'verb', verb, 'job', id, 'version', version, 'at', now,
     'data', cjson.encode(data))
 end
 

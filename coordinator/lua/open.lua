@@ -2,8 +2,15 @@
 -- the run id of the ledger, since it is the one that sets it.
 --
 -- ARGV[2..] epoch, state ("building": all refuse; "0": workers report, nobody is admitted; "1": open),
---           workers that are awaited before admission opens; without any it opens at once
-local state = ARGV[3]
+--           workers that are awaited before admission opens; without any it opens at once. For "building"
+--           the holder of the term of the restore
+local state, present = ARGV[3], call('HMGET', P .. 'meta', 'epoch', 'run_id')
+if (tonumber(present[1]) or 0) > tonumber(ARGV[2])
+  or (state == 'building' and call('GET', P .. 'leader:restore') ~= ARGV[4])
+  or (state == '0' and (present[1] ~= ARGV[2] or present[2] ~= ARGV[1])) then
+  -- Somebody else has begun a later one, or Redis was restarted once more meanwhile.
+  return cjson.encode({answer = 'no-epoch'})
+end
 call('HSET', P .. 'meta', 'run_id', ARGV[1])
 if call('HGET', P .. 'meta', 'epoch') ~= ARGV[2] then
   -- Tokens of a later epoch are greater than all of an earlier one.

@@ -51,7 +51,7 @@ local function adopt(job, token)
   elseif job.state == 'delayed' then
     call('ZREM', P .. 'delayed', job.id)
   end
-  local needs = job.adopt
+  local needs = job.adopt or job.needs
   for resource in needs:gmatch('%S+') do
     call('SADD', P .. 'holders:' .. resource, job.id)
   end
@@ -67,7 +67,13 @@ local stop, has, strange, hand = {}, false, {}, {}
 for i = 8, #ARGV, 2 do
   local id, token = ARGV[i], ARGV[i + 1]
   local job = read(id)
-  if restored and job and (job.state == 'waiting' or job.state == 'delayed')
+  if restored and job and job.state == 'running' and job.worker ~= worker
+    and tonumber(token) > tonumber(job.token) then
+    -- The store knows an earlier run of another worker, which has lost it since.
+    leave_worker(job)
+    adopt(job, token)
+    hand[id] = true
+  elseif restored and job and (job.state == 'waiting' or job.state == 'delayed')
     and tonumber(token) > (tonumber(job.token) or 0) then
     local class = job.state == 'waiting' and class_read(job.class)
     job.adopt = class and table.concat(class.needs, ' ') or job.needs

@@ -1,9 +1,9 @@
 -- Enters unfinished jobs as the store knows them, at their old places. Nobody is admitted; a running job
 -- gets its units back and its worker one lease to say that it still runs it.
 --
--- ARGV[2..] per job: id, class, needs, priority, org, owner, task, due ms, expires ms, max_retries, retries,
+-- ARGV[2..] epoch, then per job: id, class, needs, priority, org, owner, task, due ms, expires ms, max_retries, retries,
 --           message, sequence, attempts, losses, state, worker, token
-for i = 2, #ARGV, 18 do
+for i = 3, #ARGV, 18 do
   local id = ARGV[i]
   if call('EXISTS', P .. 'job:' .. id) == 0 then
     local needs, state = ARGV[i + 2], ARGV[i + 15]
@@ -24,6 +24,14 @@ for i = 2, #ARGV, 18 do
     end
     call('SADD', P .. 'restored', 'queue:' .. queue)
     local data = {sequence = job.sequence}
+    -- What the store does not know comes from the hands of the workers, but only a later run than the last it
+    -- knows: a worker may still have one in hand that ended a moment ago. A recorded dispatch is not begun yet.
+    local last = (tonumber(ARGV[i + 17]) or 0) - (state == 'dispatched' and 1 or 0)
+    if last > 0 then
+      fields.token = text(last)
+    end
+    -- Its producer may have been caught before it told the ledger, and may tell it when the job is long over.
+    fields.entered = 1
     if state == 'running' or state == 'stopping' then
       local worker, token = ARGV[i + 16], ARGV[i + 17]
       for resource in needs:gmatch('%S+') do

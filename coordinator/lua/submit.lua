@@ -2,7 +2,8 @@
 -- Guarantee: submitting the same id again changes nothing; all jobs of a call are taken in one step.
 --
 -- ARGV[2..] per job: id, class, needs (joined by spaces), priority, org, owner, task, due ms (0 now),
---           expires ms (0 never), max_retries, retries, message, row (JSON for the recorder, or "")
+--           expires ms (0 never), max_retries, retries, message, row (JSON for the recorder, or ""; "entered"
+--           when the reaper found it in the store, whose producer may still be about to submit it)
 -- Answers a list: {state, resource, code, holders, position} or {known = state}; in order.
 local answers = {}
 for i = 2, #ARGV, 13 do
@@ -33,7 +34,11 @@ for i = 2, #ARGV, 13 do
       call('ZADD', P .. 'expiring', expires, id)
     end
     local data = {sequence = job.sequence}
-    if ARGV[i + 12] ~= '' then data.row = ARGV[i + 12] end
+    if ARGV[i + 12] == 'entered' then
+      fields.entered = 1
+    elseif ARGV[i + 12] ~= '' then
+      data.row = ARGV[i + 12]
+    end
     call('SET', P .. 'message:' .. id, ARGV[i + 11])
     if due > now then
       data.due_ms = due

@@ -9,6 +9,9 @@ local gap = now - (last or now)
 -- Smaller steps are within the margin by which a worker ends its jobs before its lease does.
 local step = math.max(300, math.min(2000, lease / 10))
 if gap > step then
+  if open == '0' then
+    call('HINCRBY', P .. 'meta', 'admit_at', text(gap))
+  end
   -- The clock stepped forward, or nobody ticked: each lease is extended once, so that a jump alone never
   -- takes a job from a healthy worker. Not again before its worker renewed: seldom ticks would keep the
   -- jobs of the dead for ever.

@@ -1,0 +1,292 @@
+"""A small installation of real processes: Redis, workers, a maintenance worker and a reaper."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+import redis
+
+from coordinator.ledger import Ledger
+from coordinator.store import Store
+from tests.chaos.traces import Blow, Counts, Run, count, read
+from tests.helpers import ROOT, eventually, free_port, redis_executable, session_of
+
+
+class Cluster:
+    """Starts, kills and watches the processes of one drill.
+
+    Args:
+        folder: where everything is kept; empty.
+        workers: names of the workers of the work queues.
+        slots: prefork slots of each.
+        lease: seconds.
+        reaper: whether the reaper runs.
+        environment: added to that of every process.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        workers: tuple[str, ...] = ("w1", "w2"),
+        slots: int = 3,
+        lease: float = 2.0,
+        reaper: bool = True,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        self.folder, self.workers, self.slots, self.lease = folder, workers, slots, lease
+        self.reaper = reaper
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.database = folder / "store.db"
+        clean = {
+            key: item for key, item in os.environ.items() if not key.startswith("COORDINATOR_")
+        }
+        self.environment = {
+            **clean,
+            "COORDINATOR_REDIS_URL": self.url,
+            "COORDINATOR_DATABASE_URL": f"sqlite:///{self.database}",
+            "COORDINATOR_DATA_DIR": str(folder),
+            "COORDINATOR_LEASE_SECONDS": f"{lease:g}",
+            "CHAOS_FOLDER": str(folder),
+            "PYTHONUNBUFFERED": "1",
+            **(environment or {}),
+        }
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        #: Every process this cluster ever started: ended with it, with all of its session.
+        self.started: list[subprocess.Popen[bytes]] = []
+        self.blows: list[Blow] = []
+        self.producers: list[subprocess.Popen[bytes]] = []
+        self.ended: set[str] = set()
+        self.ledger = Ledger(self.url, patience=2.0)
+        self.store = Store(f"sqlite:///{self.database}")
+
+    # -- start and end -----------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.start_redis()
+        self.store.upgrade()
+        for name in (*self.workers, "maintenance"):
+            self.start_worker(name)
+        if self.reaper:
+            self.start("reaper", sys.executable, "-m", "tests.chaos.reaping")
+        self.await_workers()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+        for process in self.started:
+            for member in session_of(process.pid):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    member.kill()
+        for orphan in self.marked():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                orphan.kill()
+        self.store.close()
+        self.ledger.pool.disconnect()
+
+    def start(self, name: str, *command: str) -> subprocess.Popen[bytes]:
+        """Start a process in a session of its own."""
+        with (self.folder / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                command,
+                env=self.environment,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.processes[name] = process
+        self.started.append(process)
+        return process
+
+    def start_redis(self, *options: str) -> None:
+        """Start Redis with an append-only file, on the port of this cluster."""
+        data = self.folder / "redis"
+        data.mkdir(exist_ok=True)
+        command = [redis_executable(), "--port", str(self.port), "--bind", "127.0.0.1"]
+        command += ["--dir", str(data), "--save", "", "--maxmemory-policy", "noeviction"]
+        self.start("redis", *command, "--appendonly", "yes", "--appendfsync", "everysec", *options)
+        with redis.Redis.from_url(self.url) as client:
+            eventually(lambda: _answers(client), timeout=20)
+
+    def start_worker(self, name: str) -> None:
+        queues = "maintenance" if name == "maintenance" else "selfplay,training"
+        slots = 1 if name == "maintenance" else self.slots
+        command = [
+            sys.executable,
+            "-m",
+            "celery",
+            "-A",
+            "tests.chaos.app",
+            "worker",
+            "-n",
+            f"{name}@%h",
+        ]
+        command += [
+            "-Q",
+            queues,
+            "-c",
+            str(slots),
+            "-l",
+            "INFO",
+            "--without-gossip",
+            "--without-mingle",
+        ]
+        self.start(name, *command)
+
+    def await_workers(self, names: tuple[str, ...] | None = None, timeout: float = 60) -> None:
+        """Wait until these workers (all of them) have a lease."""
+        wanted = {self.processes[name].pid for name in names or (*self.workers, "maintenance")}
+
+        def present() -> bool:
+            return wanted <= {int(worker.get("pid", 0)) for worker in self.ledger.workers()}
+
+        eventually(present, timeout)
+
+    # -- load --------------------------------------------------------------------------------------
+
+    def produce(self, jobs: int, seed: int, *options: str) -> subprocess.Popen[bytes]:
+        """Start a producer of so many jobs."""
+        command = [sys.executable, "-m", "tests.chaos.producer", "--jobs", str(jobs)]
+        name = f"producer{len(self.producers)}"
+        process = self.start(name, *command, "--seed", str(seed), *options)
+        self.producers.append(process)
+        return process
+
+    def accepted(self) -> set[str]:
+        """Return the ids of the jobs whose producer was told that they are accepted."""
+        return self._noted("accepted")
+
+    def tried(self) -> set[str]:
+        return self._noted("try")
+
+    def _noted(self, kind: str) -> set[str]:
+        path = self.folder / "accepted"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return {line.split(" ")[1] for line in lines if line.startswith(f"{kind} ")}
+
+    def runs(self) -> list[Run]:
+        return read(self.folder / "trace")
+
+    def completed(self) -> int:
+        return len({run.job for run in self.runs() if run.ended is not None})
+
+    def await_completed(self, number: int, timeout: float = 60) -> None:
+        """Wait until so many jobs have completed."""
+        eventually(lambda: self.completed() >= number, timeout, 0.05)
+
+    def settle(self, timeout: float = 90) -> Counts:
+        """Wait until everything accepted has ended and is recorded; count."""
+        for producer in self.producers:
+            producer.wait(timeout)
+
+        def done() -> bool:
+            counts = self.count()
+            return counts.completed + len(self.ended & self.accepted()) >= counts.accepted
+
+        with contextlib.suppress(AssertionError):
+            # What is not done in time is counted as lost.
+            eventually(done, timeout, 0.2)
+        return self.count()
+
+    def count(self) -> Counts:
+        return count(self.runs(), self.accepted(), self.blows, self.ended)
+
+    def verify(self) -> None:
+        """Check that ledger and store agree that everything is over.
+
+        Raises:
+            AssertionError: something is still held, or not recorded.
+        """
+
+        def idle() -> None:
+            keys = [str(key) for key in self.ledger.redis.scan_iter("coordinator:holders:*")]
+            assert not keys, f"still held: {keys}"
+            left = self.store.unfinished(limit=10)
+            assert not left, f"not recorded: {[(row.job.job_id, str(row.state)) for row in left]}"
+
+        eventually(idle, 3 * self.lease + 15, 0.2)
+
+    # -- blows -------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def blow(self, kind: str, before: float = 0.3, after: float = 0.3) -> Iterator[None]:
+        """Note that what ended shortly before, during or shortly after may not have been told."""
+        start = time.monotonic()
+        yield
+        self.blows.append(Blow(kind, start - before, time.monotonic() + after))
+
+    def kill(self, name: str, number: int = signal.SIGKILL) -> None:
+        """Send a signal to a process of the cluster, and reap it when it was killed."""
+        process = self.processes[name]
+        process.send_signal(number)
+        if number == signal.SIGKILL:
+            process.wait()
+
+    def children(self, name: str) -> list[psutil.Process]:
+        """Return the pool processes of a worker."""
+        found = []
+        for child in psutil.Process(self.processes[name].pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "coordinator.guard" not in " ".join(child.cmdline()):
+                    found.append(child)
+        return found
+
+    def busy(self, name: str, left: float = 0.0) -> list[psutil.Process]:
+        """Return the pool processes of a worker whose job, by the trace, runs on for so many seconds."""
+        until = time.monotonic() + left
+        running = {
+            pid
+            for run in self.runs()
+            if run.ended is None and run.start + run.planned > until
+            for pid in run.pids
+        }
+        return [child for child in self.children(name) if child.pid in running]
+
+    def marked(self) -> list[psutil.Process]:
+        """Return all living processes of this cluster, by their environment."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                alive = process.status() != psutil.STATUS_ZOMBIE
+                if alive and process.environ().get("CHAOS_FOLDER") == str(self.folder):
+                    found.append(process)
+        return found
+
+    def forget_redis(self) -> None:
+        """Delete the files of a Redis that is down."""
+        shutil.rmtree(self.folder / "redis")
+
+
+def pause(seconds: float) -> None:
+    """Let a blow last: the time itself is the point here, there is no fact to wait for."""
+    end = time.monotonic() + seconds
+    eventually(lambda: time.monotonic() >= end, seconds + 30)
+
+
+def _answers(client: redis.Redis) -> bool:
+    try:
+        return client.ping() is True
+    except redis.RedisError:
+        return False
