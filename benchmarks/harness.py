@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import traceback
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -34,7 +33,7 @@ def run(
         only: names of systems, if not all are wanted.
         profile: folder for profiles of the first repetition, or None.
     """
-    result = Result(workload, dict(sizes))
+    result = Result(workload, dict(sizes), partial=bool(only))
     cases = [case for case in workload.cases(sizes) if not only or case.system in only]
     broken: set[str] = set()
     for number in range(1, runs + 1):
@@ -71,13 +70,14 @@ def _once(workload: Workload, case: Case, sizes: Sizes, profile: Path | None) ->
     folder = Path(tempfile.mkdtemp(prefix="bench-"))
     try:
         return workload.measure(Context(case, sizes, folder, profile))
-    except SystemFailed:
-        kept = "\n".join(
+    except SystemFailed as error:
+        # The cause may be in the log of another process than the one that was missed first.
+        others = [
             f"{log.name}: {text[-1500:]}"
             for log in sorted(folder.glob("*.log"))
-            if (text := log.read_text(errors="replace").strip())
-        )
-        raise SystemFailed(f"{traceback.format_exc(limit=0)}{kept}") from None
+            if (text := log.read_text(errors="replace").strip()) and text[-200:] not in str(error)
+        ]
+        raise SystemFailed("\n".join([str(error), *others])) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

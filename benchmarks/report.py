@@ -25,12 +25,14 @@ class Result:
         sizes: the sizes it ran with.
         repetitions: rows by name, of each repetition.
         failures: cases that could not be run, with the reason; a row may have both.
+        partial: whether only some systems were asked for; bars of the others say nothing then.
     """
 
     workload: Workload
     sizes: dict[str, Any]
     repetitions: list[dict[str, Row]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    partial: bool = False
 
     @property
     def rows(self) -> list[str]:
@@ -50,6 +52,10 @@ class Result:
         make = ratios if metric.ratio else differences
         return self._summary(row, make(self.values(row, name), self.values(reference, name)))
 
+    def _reference(self, bar: Bar) -> str:
+        compare = bar.ratio or bar.difference
+        return (self.workload.references(bar.row) if compare else None) or bar.row
+
     def median(self, row: str, metric: str) -> Summary | None:
         return self._summary(row, self.values(row, metric))
 
@@ -62,7 +68,10 @@ class Result:
     def held(self) -> list[tuple[Bar, float | None, bool]]:
         """Return each bar with its figure and whether it holds."""
         found = []
+        rows = self.rows
         for bar in self.workload.bars(self.sizes):
+            if self.partial and not {bar.row, self._reference(bar)} <= {*rows}:
+                continue
             compare = bar.ratio or bar.difference
             known = self.compared(bar.row, bar) if compare else self.median(bar.row, bar.metric)
             value = known.median if known else None
@@ -110,20 +119,31 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _figures(result: Result) -> str:
+    tables: dict[str, list[str]] = {}
+    for rows in result.repetitions:
+        for name, row in rows.items():
+            names = tables.setdefault(row.table, [])
+            if name not in names:
+                names.append(name)
+    return "\n\n".join(
+        (f"### {title}\n\n" if title else "") + _figures_of(result, names)
+        for title, names in tables.items()
+    )
+
+
+def _figures_of(result: Result, rows: Sequence[str]) -> str:
     metrics = [
         metric
         for metric in result.workload.metrics
-        if any(
-            value is not None for row in result.rows for value in result.values(row, metric.name)
-        )
+        if any(value is not None for row in rows for value in result.values(row, metric.name))
     ]
     head = ["", "runs"]
     for metric in metrics:
         head.append(metric.title)
         head += ["ratio"] * metric.ratio + ["more"] * metric.difference
     table = [head]
-    for row in result.rows:
-        line = [row, str(sum(row in rows for rows in result.repetitions))]
+    for row in rows:
+        line = [row, str(sum(row in done for done in result.repetitions))]
         for metric in metrics:
             line.append(cell(result.median(row, metric.name), metric.digits))
             if metric.ratio or metric.difference:

@@ -12,9 +12,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-#: Same for every Celery worker: what a cluster needs and a single worker does not would only slow its start.
-_WORKER = (sys.executable, "-m", "celery", "-A", "benchmarks.tasks_app", "worker")
-_QUIET = ("--without-gossip", "--without-mingle")
+_WORKER = (sys.executable, "-m", "benchmarks.worker")
 
 
 @dataclass(frozen=True)
@@ -47,14 +45,13 @@ class System:
 
     def worker(self, name: str, slots: int) -> tuple[str, ...]:
         """Return the command of a worker of ``slots`` processes."""
-        return (*_WORKER, "-n", f"{name}@%h", "-Q", "bench", "-c", str(slots), *_QUIET)
+        return (*_WORKER, name, "bench", str(slots))
 
     def helpers(self) -> Mapping[str, tuple[str, ...]]:
         """Return the commands of the processes it needs besides its workers, by name."""
         if not self.recorded:
             return {}
-        queue = ("-n", "maintenance@%h", "-Q", "maintenance", "-c", "1")
-        return {"maintenance": (*_WORKER, *queue, *_QUIET)}
+        return {"maintenance": (*_WORKER, "maintenance", "maintenance", "1")}
 
     def producer(self) -> tuple[str, ...]:
         return (sys.executable, "-m", "benchmarks.producer")

@@ -63,7 +63,7 @@ WORKLOAD = Workload(
     ),
     measure,
     {"jobs": 2_000, "models": 4, "ms": 5, "slots": 8, "limit": 90},
-    {"jobs": 120, "models": 4, "ms": 5, "slots": 4, "limit": 60},
+    {"jobs": 120, "models": 3, "ms": 5, "slots": 4, "limit": 60},
     bars=lambda _: [
         Bar("coordinated", "makespan", ratio=True, most=1.05),
         *(Bar("coordinated", metric, most=0) for metric in ("refused", "overlaps", "disorder")),

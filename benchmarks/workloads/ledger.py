@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import re
 import time
 import uuid
 from collections import Counter
@@ -143,7 +144,7 @@ class Driver:
 
 
 def cases(sizes: Sizes) -> list[Case]:
-    found = [Case(f"{n:,} models", values={"models": n}) for n in sizes["models"]]
+    found = [Case(f"models {n:,}", values={"models": n}) for n in sizes["models"]]
     return [Case("bare commands"), *found, Case("fairness")]
 
 
@@ -183,7 +184,7 @@ def _bare(server: RedisServer, calls: int) -> list[Row]:
             took.append((time.perf_counter_ns() - began) / 1e3)
         used = server.info("commandstats")[f"cmdstat_{command}"]
         figures = {"call": used["usec"] / used["calls"], "call_client": quantile(took, 0.5)}
-        rows.append(Row(name, dict(figures)))
+        rows.append(Row(name, dict(figures), table="Bare commands"))
     return rows
 
 
@@ -214,7 +215,7 @@ def _levels(server: RedisServer, case: Case, sizes: Sizes) -> Iterator[Row]:
                 entered += count
         seconds = time.perf_counter() - began
         longest_fill = max(longest_fill, _slowest(server))
-        row = Row(f"{case.name}, {level:,} waiting")
+        row = Row(f"{case.name}, {level:,} waiting", table="Operations")
         size = len(message(str(uuid.UUID(int=1)), "model-00001"))
         row.figures["bytes"] = (server.memory() - base) / max(1, level - before) - size
         row.figures["filled"] = entered / seconds if entered else None
@@ -303,7 +304,7 @@ def _fairness(server: RedisServer, sizes: Sizes) -> Iterator[Row]:
             for part, extra in ((starts[:newcomer], {}), (starts[newcomer:], {"N": 1}))
         ]
         named = ":".join(str(weight) for weight in weights.values())
-        row = Row(f"fairness, weights {named}")
+        row = Row(f"fairness, weights {named}", table="Turns between orgs")
         row.figures = {
             "share_error": max(errors),
             "newcomer": starts[newcomer:].index("N"),
@@ -361,8 +362,8 @@ def _share_error(starts: list[str], weights: dict[str, int]) -> float:
 
 
 def reference(row: str) -> str | None:
-    models, comma, _ = row.partition(" models, ")
-    return f"{models} models, {SMALLEST:,} waiting" if comma else None
+    found = re.match(r"models [\d,]+, ", row)
+    return f"{found[0]}{SMALLEST:,} waiting" if found else None
 
 
 #: Waiting jobs of the rows that the others are compared with.
@@ -373,7 +374,7 @@ def bars(sizes: Sizes) -> list[Bar]:
     most = max(sizes["levels"])
     found = []
     for models in sizes["models"]:
-        row = f"{models:,} models, {most:,} waiting"
+        row = f"models {models:,}, {most:,} waiting"
         found += [
             Bar(row, "finish", ratio=True, most=1.5),
             Bar(row, "bytes", most=700),
