@@ -147,6 +147,17 @@ def _connect(connection: Any) -> None:
     connection.coordinator_run_id = run_id.removeprefix("run_id:").strip()
 
 
+class _Reader(redis.Redis):
+    """A client whose failures to reach Redis are the ledger's."""
+
+    def execute_command(self, *arguments: Any, **options: Any) -> Any:
+        execute: Any = super().execute_command
+        try:
+            return execute(*arguments, **options)
+        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            raise LedgerUnavailable(f"Redis cannot be reached: {error}") from error
+
+
 class Ledger:
     """The ledger in one Redis database.
 
@@ -158,20 +169,23 @@ class Ledger:
 
     def __init__(self, url: str, prefix: str = "coordinator:", patience: float = PATIENCE) -> None:
         self.url, self.prefix, self.patience = url, prefix, patience
+        # A reply that never comes (the other machine is gone) must not hold a thread for ever.
+        silence = {"socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE}
         self.pool = (
             ConnectionPool.from_url(
                 connection_url(url),
                 decode_responses=True,
                 redis_connect_func=_connect,
-                socket_keepalive=True if not url.startswith(("redis+socket", "unix")) else None,
+                socket_keepalive=True,
+                **silence,
             )
             if not url.startswith(("redis+socket", "unix"))
             else ConnectionPool.from_url(
-                connection_url(url), decode_responses=True, redis_connect_func=_connect
+                connection_url(url), decode_responses=True, redis_connect_func=_connect, **silence
             )
         )
         #: For reads; every change goes through a script. Answers are text.
-        self.redis: Any = redis.Redis(connection_pool=self.pool)
+        self.redis: Any = _Reader(connection_pool=self.pool)
         self._shas: dict[str, str] = {}
         self._lock = threading.Lock()
 
@@ -396,12 +410,19 @@ class Ledger:
     # -- epochs, events, terms -------------------------------------------------------------------
 
     def epoch(self) -> int | None:
-        """Return the present epoch, or None when the ledger has none for this life of the server."""
-        with self._connection() as connection:
-            connection.send_command("HMGET", f"{self.prefix}meta", "epoch", "run_id", "open")
-            epoch, run_id, state = connection.read_response()
-            current = run_id == connection.coordinator_run_id and state != "building"
-            return int(epoch) if epoch and current else None
+        """Return the present epoch, or None when the ledger has none for this life of the server.
+
+        Raises:
+            LedgerUnavailable: Redis was not reached.
+        """
+        try:
+            with self._connection() as connection:
+                connection.send_command("HMGET", f"{self.prefix}meta", "epoch", "run_id", "open")
+                epoch, run_id, state = connection.read_response()
+                current = run_id == connection.coordinator_run_id and state != "building"
+        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            raise LedgerUnavailable(f"Redis cannot be reached: {error}") from error
+        return int(epoch) if epoch and current else None
 
     def open(self, epoch: int, state: str = "1", awaited: Sequence[str] = ()) -> None:
         """Open an epoch for this life of the server; see ``lua/open.lua``.

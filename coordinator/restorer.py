@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import logging
 import socket
+import zlib
 from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -35,6 +38,8 @@ TERM_MS = 15_000
 
 #: Awaited when there may be workers that nobody knows of: it never reports, so that a lease passes.
 ANYBODY = "?"
+
+_BOOT, _NUMBERS = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
 
 _RUNNING = (State.RUNNING, State.STOPPING)
 
@@ -158,7 +163,7 @@ def _order(event_id: str) -> tuple[int, int]:
 
 
 def worker_identity(node: str, pid: int | None = None) -> str:
-    """Return the id of a worker: ``node/host/pid/start``.
+    """Return the id of a worker: ``node/machine/pid/start``.
 
     It says which process of which machine it is, so that whoever finds it, in the ledger or in the store,
     can tell whether that process is gone.
@@ -168,7 +173,22 @@ def worker_identity(node: str, pid: int | None = None) -> str:
         pid: the main process; by default this one.
     """
     process = psutil.Process(pid)
-    return f"{node}/{socket.gethostname()}/{process.pid}/{int(process.create_time())}"
+    return f"{node}/{machine()}/{process.pid}/{int(process.create_time())}"
+
+
+@cache
+def machine() -> str:
+    """Return what tells this machine, its present life and this space of process numbers from all others.
+
+    The name alone does not: containers on a host's network share its name and have process numbers of their
+    own, and somebody who looks for another container's worker among his processes must not find it dead.
+    """
+    try:
+        parts = _BOOT.read_text().strip(), str(_NUMBERS.readlink())
+    except OSError:
+        # Not Linux: there are no containers of the same kernel here.
+        parts = "", ""
+    return f"{socket.gethostname()}~{zlib.crc32(' '.join(parts).encode()):08x}"
 
 
 def is_gone(worker: str) -> bool:
@@ -178,7 +198,7 @@ def is_gone(worker: str) -> bool:
     """
     try:
         _, host, pid, start = worker.rsplit("/", 3)
-        if host != socket.gethostname() or _lives(int(pid), int(start)):
+        if host != machine() or _lives(int(pid), int(start)):
             return False
     except (psutil.AccessDenied, ValueError):
         return False

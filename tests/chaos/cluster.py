@@ -80,7 +80,7 @@ class Cluster:
         for name in (*self.workers, "maintenance"):
             self.start_worker(name)
         if self.reaper:
-            self.start("reaper", sys.executable, "-m", "tests.chaos.reaping")
+            self.start_reaper()
         self.await_workers()
         return self
 
@@ -154,6 +154,9 @@ class Cluster:
             "--without-mingle",
         ]
         self.start(name, *command)
+
+    def start_reaper(self) -> None:
+        self.start("reaper", sys.executable, "-m", "tests.chaos.reaping")
 
     def await_workers(self, names: tuple[str, ...] | None = None, timeout: float = 60) -> None:
         """Wait until these workers (all of them) have a lease."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import shutil
 import signal
+import sys
+from collections.abc import Callable
 
 import redis
 
@@ -94,23 +96,18 @@ def kill_everything(cluster: Cluster, choice: random.Random) -> None:
     cluster.await_completed(30)
     epoch = _epoch(cluster)
     with cluster.blow("wipe", before=1.2, after=0.0):
-        for process in cluster.marked():
+        # Redis writes its title over its environment, by which all others are found.
+        for process in (*cluster.processes.values(), *cluster.marked()):
             process.kill()
-        for name in list(cluster.processes):
-            cluster.processes[name].wait()
+        for started in cluster.started:
+            started.wait()
     # The job of which the producer had no answer yet is neither accepted nor lost.
     cluster.start_redis()
     for name in (*cluster.workers, "maintenance"):
         cluster.start_worker(name)
-    cluster.start("reaper", *_reaper())
+    cluster.start_reaper()
     cluster.await_workers()
     _restored(cluster, epoch)
-
-
-def _reaper() -> tuple[str, ...]:
-    import sys
-
-    return sys.executable, "-m", "tests.chaos.reaping"
 
 
 @drill()
@@ -136,13 +133,109 @@ def freeze_redis(cluster: Cluster, choice: random.Random) -> None:
 
 
 @drill()
-def kill_restorer(cluster: Cluster, choice: random.Random) -> None:
-    """A process that restores is killed or frozen in the middle; another one does it, and the first is refused."""
-    cluster.produce(300, choice.randrange(1 << 30))
+def kill_restorer(cluster: Cluster, choice: random.Random) -> str:
+    """A process that restores is killed, then another one frozen in the middle and woken when it is too late."""
+    cluster.produce(400, choice.randrange(1 << 30), "--pause", "0.1")
     cluster.await_completed(20)
-    epoch = _epoch(cluster)
-    with cluster.blow("wipe", before=1.0, after=0.0), redis.Redis.from_url(cluster.url) as client:
-        client.flushall()
-        client.flushall()
-        client.flushall()
-    _restored(cluster, epoch)
+    for how in ("kill", "freeze"):
+        epoch = _epoch(cluster)
+        with cluster.blow("wipe", before=1.0, after=1.0):
+            restorer = cluster.start(how, sys.executable, "-m", "tests.chaos.restoring", how)
+            _begun(cluster, epoch)
+        done = cluster.completed()
+        last = _restored(cluster, epoch + 1)
+        if how == "kill":
+            assert restorer.wait(10) == -signal.SIGKILL
+        else:
+            # The other one's ledger is at work before the first one goes on.
+            cluster.await_completed(done + 10)
+            restorer.send_signal(signal.SIGCONT)
+            assert restorer.wait(30) == 0
+            assert "restored: False" in (cluster.folder / "freeze.log").read_text()
+        assert _epoch(cluster) == last
+    return f"epoch {last}"
+
+
+def _begun(cluster: Cluster, before: int) -> None:
+    """Wait until somebody builds a later epoch."""
+    meta = cluster.ledger.redis
+    eventually(lambda: int(meta.hget("coordinator:meta", "epoch") or 0) > before, 30)
+
+
+@drill()
+def storm(cluster: Cluster, choice: random.Random) -> str:
+    """All of it at random, with 20 models and 500 jobs."""
+    for share in ("0.0", "0.3"):
+        cluster.produce(250, choice.randrange(1 << 30), "--children", share, "--pause", "0.05")
+    blows = []
+    while cluster.completed() < 400:
+        name = choice.choice(tuple(BLOWS))
+        blows.append(name)
+        BLOWS[name](cluster, choice)
+        cluster.await_completed(min(450, cluster.completed() + choice.randrange(5, 30)), 120)
+    return f"{len(blows)} blows: {', '.join(sorted(set(blows)))}"
+
+
+@drill()
+def brief(cluster: Cluster, choice: random.Random) -> str:
+    """One of each of the worst, in half a minute: what the ordinary tests run."""
+    cluster.produce(120, choice.randrange(1 << 30), "--children", "0.2")
+    for name in ("kill child", "kill worker", "flushall", "kill redis"):
+        BLOWS[name](cluster, choice)
+        cluster.await_completed(cluster.completed() + 5, 60)
+    return ""
+
+
+def _kill_child(cluster: Cluster, choice: random.Random) -> None:
+    with cluster.blow("kill"):
+        for child in cluster.busy(choice.choice(cluster.workers))[:1]:
+            child.kill()
+
+
+def _kill_worker(cluster: Cluster, choice: random.Random) -> None:
+    name = choice.choice((*cluster.workers, "maintenance"))
+    with cluster.blow("kill"):
+        cluster.kill(name)
+    cluster.start_worker(name)
+
+
+def _freeze_worker(cluster: Cluster, choice: random.Random) -> None:
+    name = choice.choice(cluster.workers)
+    with cluster.blow("kill"):
+        cluster.kill(name, signal.SIGSTOP)
+        pause(choice.uniform(0.1, 2 * cluster.lease))
+        cluster.kill(name, signal.SIGCONT)
+
+
+def _kill_redis(cluster: Cluster, choice: random.Random) -> None:
+    with cluster.blow("outage", before=1.2, after=2.0):
+        cluster.kill("redis")
+        pause(choice.uniform(0.0, cluster.lease))
+        cluster.start_redis()
+
+
+def _flushall(cluster: Cluster, choice: random.Random) -> None:
+    with cluster.blow("wipe", before=1.0, after=1.0):
+        cluster.ledger.redis.flushall()
+
+
+def _cut(cluster: Cluster, choice: random.Random) -> None:
+    cluster.ledger.redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+
+def _restart_worker(cluster: Cluster, choice: random.Random) -> None:
+    name = choice.choice(cluster.workers)
+    cluster.processes[name].send_signal(signal.SIGTERM)
+    cluster.processes[name].wait(60)
+    cluster.start_worker(name)
+
+
+BLOWS: dict[str, Callable[[Cluster, random.Random], None]] = {
+    "kill child": _kill_child,
+    "kill worker": _kill_worker,
+    "freeze worker": _freeze_worker,
+    "kill redis": _kill_redis,
+    "flushall": _flushall,
+    "cut connections": _cut,
+    "restart worker": _restart_worker,
+}

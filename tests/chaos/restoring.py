@@ -1,0 +1,31 @@
+"""A process that wipes Redis, restores the ledger, and is killed or frozen in the middle of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any
+
+from tests.chaos.app import app
+
+
+def main() -> None:
+    """``kill`` or ``freeze`` at the first page of jobs; says on standard output whether it restored."""
+    number = signal.SIGKILL if sys.argv[1] == "kill" else signal.SIGSTOP
+    work_queue = app.coordination.work_queue
+    ledger = work_queue.ledger
+    assert work_queue.ensure_open()
+    restore = ledger.restore
+
+    def caught(*arguments: Any) -> Any:
+        os.kill(os.getpid(), number)
+        return restore(*arguments)
+
+    ledger.restore = caught
+    ledger.redis.flushall()
+    sys.stdout.write(f"restored: {work_queue.ensure_open()}\n")
+
+
+if __name__ == "__main__":
+    main()
