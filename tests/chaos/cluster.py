@@ -282,12 +282,6 @@ class Cluster:
         shutil.rmtree(self.folder / "redis")
 
 
-def pause(seconds: float) -> None:
-    """Let a blow last: the time itself is the point here, there is no fact to wait for."""
-    end = time.monotonic() + seconds
-    eventually(lambda: time.monotonic() >= end, seconds + 30)
-
-
 def _answers(client: redis.Redis) -> bool:
     try:
         return client.ping() is True

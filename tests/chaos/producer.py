@@ -6,7 +6,6 @@ import argparse
 import os
 import random
 import signal
-import time
 import uuid
 from typing import Any
 
@@ -15,6 +14,7 @@ from kombu.exceptions import OperationalError as BrokerError
 
 from coordinator.errors import CoordinatorError
 from tests.chaos.app import FOLDER, app, parent, work
+from tests.chaos.pauses import pause
 
 
 def _note(kind: str, job: str) -> None:
@@ -66,11 +66,11 @@ def main() -> None:
             except (CoordinatorError, OperationalError, BrokerError, OSError) as error:
                 # Refused is not accepted: the caller may try again, with the same id.
                 _note("refused", f"{job} {type(error).__name__}: {str(error)[:200]}")
-                time.sleep(0.2)
+                pause(0.2)
             else:
                 break
         _note("accepted", job)
-        time.sleep(options.pause)
+        pause(options.pause)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import time
 
 from coordinator import CoordinatorError, JobReaper
 from tests.chaos.app import app
+from tests.chaos.pauses import pause
 
 if __name__ == "__main__":
     logger = logging.getLogger(__name__)
@@ -16,4 +16,4 @@ if __name__ == "__main__":
             JobReaper.get_instance().run(app.coordination.work_queue)
         except CoordinatorError as error:
             logger.warning("reaper: %s", error)
-        time.sleep(0.5)
+        pause(0.5)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 import sqlite3
 
-from tests.chaos.cluster import Cluster, pause
+from tests.chaos.cluster import Cluster
 from tests.chaos.drills.registry import drill
+from tests.chaos.pauses import pause
 from tests.helpers import eventually
 
 

@@ -10,8 +10,9 @@ from collections.abc import Callable
 
 import redis
 
-from tests.chaos.cluster import Cluster, pause
+from tests.chaos.cluster import Cluster
 from tests.chaos.drills.registry import drill
+from tests.chaos.pauses import pause
 from tests.helpers import eventually
 
 

@@ -9,8 +9,9 @@ import time
 
 import psutil
 
-from tests.chaos.cluster import Cluster, pause
+from tests.chaos.cluster import Cluster
 from tests.chaos.drills.registry import drill
+from tests.chaos.pauses import pause
 from tests.chaos.traces import Run
 from tests.helpers import eventually
 
