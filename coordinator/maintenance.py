@@ -63,9 +63,12 @@ def get_queue_populator() -> QueuePopulator:
 
 
 def install(app: Celery) -> None:
-    """Register the maintenance tasks. They stay outside the ledger: they are what mends it."""
+    """Register the maintenance tasks. They stay outside the ledger: they are what mends it.
 
-    @app.task(name="coordinator.reap", coordinated=False, ignore_result=True)
+    Not shared, or other apps of the process would have these, which mend this app's ledger.
+    """
+
+    @app.task(name="coordinator.reap", coordinated=False, ignore_result=True, shared=False)
     def reap() -> dict[str, int]:
         try:
             return JobReaper.get_instance().run(app.coordination.work_queue)
@@ -73,7 +76,7 @@ def install(app: Celery) -> None:
             logger.warning("[COORDINATOR] reaper: %s; the next round tries again", error)
             return {}
 
-    @app.task(name="coordinator.populate", coordinated=False, ignore_result=True)
+    @app.task(name="coordinator.populate", coordinated=False, ignore_result=True, shared=False)
     def populate(force: bool = False) -> int:
         populator = populator_of(app)
         if populator is None:

@@ -145,10 +145,10 @@ class WorkQueue:
         return admissions
 
     def _submit(self, jobs: list[Job], inside: bool) -> list[Admission]:
-        stored = False
+        stored, new = False, set[str]()
         if self.settings.durability == "database":
             try:
-                self.store.insert(jobs)
+                new = self.store.insert(jobs)
                 stored = True
             except StoreUnavailable:
                 if not inside and not self.settings.durability_fallback:
@@ -157,8 +157,10 @@ class WorkQueue:
             self._log(
                 "checking whether job %s can start with models %s", job.job_id, _shown(job.models)
             )
+        # A known id may be a new definition, of the end of a canvas that replaced the job: the ledger knows.
+        rows = ["" if job.job_id in new else row_of(job) for job in jobs]
         try:
-            admissions = self._enter(jobs, () if stored else [row_of(job) for job in jobs])
+            admissions = self._enter(jobs, rows if any(rows) else ())
         except (LedgerUnavailable, LedgerClosed) as error:
             if not stored:
                 raise

@@ -40,12 +40,17 @@ elseif outcome == 'released' or (job.state == 'stopping' and outcome ~= 'lost' a
   leave_worker(job)
   requeue(job, 'released', {ended = token}, data)
 elseif outcome == 'retried' or outcome == 'replaced' then
-  if ARGV[6] == '' then
+  local following, verb = ARGV[6], outcome
+  if following == '' and job.next_of == token then
+    -- The canvas that replaced it has published this id already. Stopping: it goes on where it was released.
+    following, verb = job.next, job.state == 'stopping' and 'released' or outcome
+  end
+  if following == '' then
     -- Replaced by a canvas: this id lives on when the canvas publishes it again.
     leave_worker(job)
     finish(job, 'replaced', 'completed', {ended = token, replaced = 1}, data)
   else
-    local next = cjson.decode(ARGV[6])
+    local next = cjson.decode(following)
     leave_worker(job)
     call('SET', P .. 'message:' .. id, next.message)
     local queue = next.needs:match('queue:(%S+)$')
@@ -66,7 +71,10 @@ elseif outcome == 'retried' or outcome == 'replaced' then
     end
     data.retries = tonumber(next.retries)
     data.row = next.row
-    requeue(job, outcome, changes, data, tonumber(next.due_ms))
+    if job.next then
+      changes.next, changes.next_of = false, false
+    end
+    requeue(job, verb, changes, data, tonumber(next.due_ms))
   end
 else
   call('HSET', P .. 'job:' .. id, 'ended', token)

@@ -10,6 +10,14 @@ for i = 2, #ARGV, 13 do
   local id, queue = ARGV[i], ARGV[i + 2]:match('queue:(%S+)$')
   local old = read(id)
   if old and not old.replaced then
+    if old.state == 'running' or old.state == 'stopping' then
+      -- Perhaps the end of a canvas that replaced this run, quicker than the run itself: kept for its end.
+      call('HSET', P .. 'job:' .. id, 'next_of', old.token, 'next', cjson.encode({class = ARGV[i + 1],
+        needs = ARGV[i + 2], priority = ARGV[i + 3], org = ARGV[i + 4], owner = ARGV[i + 5],
+        task = ARGV[i + 6], due_ms = tonumber(ARGV[i + 7]), expires_ms = tonumber(ARGV[i + 8]),
+        max_retries = ARGV[i + 9], retries = ARGV[i + 10], message = ARGV[i + 11],
+        row = ARGV[i + 12] ~= '' and ARGV[i + 12] or nil}))
+    end
     answers[#answers + 1] = {known = old.state}
   else
     local job = {id = id, queue = queue, class = ARGV[i + 1], task = ARGV[i + 6],
