@@ -34,7 +34,7 @@ def run(
         profile: folder for profiles of the first repetition, or None.
     """
     result = Result(workload, dict(sizes), partial=bool(only))
-    cases = [case for case in workload.cases(sizes) if not only or case.system in only]
+    cases = [case for case in workload.cases(sizes) if not only or case.system in (None, *only)]
     broken: set[str] = set()
     for number in range(1, runs + 1):
         rows: dict[str, Row] = {}
