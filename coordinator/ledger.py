@@ -23,7 +23,8 @@ from coordinator.errors import LedgerClosed, LedgerUnavailable
 from coordinator.jobs import Event, Job
 from coordinator.resources import models_of, reason_text
 
-_ADMISSION = ("keys", "epoch", "jobs", "admission", "ending")
+_ADMITTING = ("jobs", "capacity", "wide", "classes", "admission", "ending")
+_ADMISSION = ("keys", "epoch", *_ADMITTING)
 
 #: What is put in front of a script; scripts that touch no job do without the admission code.
 _PARTS: dict[str, tuple[str, ...]] = {
@@ -33,7 +34,10 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "progress": ("keys", "epoch"),
     "settle": ("keys", "epoch", "jobs"),
     "build": ("keys", "building"),
-    "restore": ("keys", "building", "jobs", "admission", "ending"),
+    "restore": ("keys", "building", *_ADMITTING),
+    "submit": (*_ADMISSION, "blockers"),
+    "why": (*_ADMISSION, "blockers"),
+    "tick": (*_ADMISSION, "reservation"),
 }
 
 #: How long an operation goes on trying to reach Redis, in seconds.

@@ -64,6 +64,7 @@ class Settings:
         exclude_queues: queues of the app that are left to plain Celery.
         default_models_limit: holders of one model at once.
         serialized: one job at a time over everything.
+        reservation_after: seconds a job of several models waits before later ones may no longer delay it.
         max_retries: retries after a failure; ``retry_delays`` gives their delays in seconds.
         task_rules: options by task name for producers that do not have the task's code.
         job_types: ``job_type`` to task name, for scripts over HTTP and batch files.
@@ -84,6 +85,7 @@ class Settings:
     exclude_queues: tuple[str, ...] = ()
     default_models_limit: int = 1
     serialized: bool = False
+    reservation_after: float = 30.0
     max_retries: int = 3
     retry_delays: tuple[float, ...] = (1.0, 2.0, 4.0)
     task_rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -205,6 +207,7 @@ _PARSERS: dict[str, Callable[[object], Any]] = {
     "exclude_queues": _names,
     "default_models_limit": _whole(1),
     "serialized": _flag,
+    "reservation_after": _number(0),
     "max_retries": _whole(0),
     "retry_delays": _delays,
     "task_rules": _mapping,

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from coordinator.ledger import Ledger
-from coordinator.resources import QUEUE
+from coordinator.resources import QUEUE, models_of
 from coordinator.states import FINAL, HOLDING, State
 
 _BATCH = 500
@@ -24,9 +24,10 @@ _HASHES = (
     "pool_workers",
     "runtimes",
     "counts",
+    "reservation",
 )
 _SETS = ("blocked", "wakes", "restored", "awaited")
-_ORDERED = ("ends", "delayed", "expiring", "workers", "tombstones")
+_ORDERED = ("ends", "delayed", "expiring", "workers", "tombstones", "wide")
 _JOBS = ("job", "message", "dispatched", "holders", "worker", "running")
 _CLASSES = ("class", "needs", "lanes", "passes", "parked")
 _KINDS = frozenset((*_HASHES, *_SETS, *_ORDERED, *_JOBS, *_CLASSES, "events", "leader"))
@@ -139,7 +140,9 @@ def _read(ledger: Ledger) -> _Snapshot:
 class _Verification:
     def __init__(self, snapshot: _Snapshot) -> None:
         self.at = snapshot
-        self.jobs = {name: snapshot.hashes[key] for name, key in snapshot.names("job")}
+        # Of a settled job a trace is left for a while, without its class: it counts no more.
+        jobs = {name: snapshot.hashes[key] for name, key in snapshot.names("job")}
+        self.jobs = {name: job for name, job in jobs.items() if "class" in job or not job.get("state")}
         self.drifts: list[Drift] = []
 
     def _note(self, subject: str, problem: str) -> None:
@@ -199,6 +202,16 @@ class _Verification:
             key = f"class:{class_id}"
             self._same(key, self.at.zset(key).items(), classes.get(class_id, {}).items())
         self._same("needs:*", (name for name, _ in self.at.names("needs")), classes)
+        wide = {
+            (job_id, score)
+            for class_id, scores in classes.items()
+            for job_id, score in scores.items()
+            if len(models_of(self.at.hash(f"needs:{class_id}").get("needs", "").split())) > 1
+        }
+        self._same("wide", self.at.zset("wide").items(), wide)
+        reserved = self.at.hash("reservation").get("job")
+        if reserved and reserved not in self.at.zset("wide"):
+            self._note("reservation", f"is for {reserved}, which does not wait for several models")
 
     def parking(self) -> None:
         at = self.at
@@ -237,6 +250,7 @@ class _Verification:
             limit = self._limit(resource, kind, name)
             full = limit is not None and len(self.at.set(f"holders:{resource}")) >= limit
             waking = resource in self.at.set("wakes") or resource in self.at.hash("holds")
+            waking |= resource in self.at.hash("reservation").get("models", "").split()
             if not full and not waking and not (kind == QUEUE and self._free(name) <= 0):
                 self._note(f"lanes:{resource}", "classes are parked there, and nothing stops them")
 

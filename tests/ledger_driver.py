@@ -31,7 +31,7 @@ class Driver:
         self.offset = 0
         self.ledger.open(1)
         self.ledger.configure({"model": "1", "lease_ms": str(LEASE), "claim_ms": str(LEASE)})
-        self.ledger.configure({"ahead_ms": "-1"})
+        self.ledger.configure({"ahead_ms": "-1", "reservation_ms": "1000000000000"})
 
     def job(self, job_id: str, *models: str, queue: str = "q", **more: Any) -> Job:
         needs = needs_of(queue, models, more.get("org"), more.pop("integration", None))

@@ -92,6 +92,9 @@ def test_cost_is_the_same_whatever_waits_for_one_model(counting: Counting) -> No
 
 def test_cost_is_the_same_whatever_waits_for_other_models(counting: Counting) -> None:
     counting.submit(40, lambda index: [f"m{index % 2}"])
+    # What waits for several models is looked at for the reservation: the three oldest of it.
+    counting.ledger.hold("model:shared", "me")
+    counting.submit(12, lambda index: [f"other{index % 3}", "shared"])
     counting.run_one(_holder(counting, "m0"))  # loads the scripts
     few = counting.run_one(_holder(counting, "m0"))
     counting.submit(3_000, lambda index: [f"other{index % 500}"])

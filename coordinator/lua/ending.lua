@@ -29,6 +29,7 @@ end
 
 -- Takes a waiting job out of its class.
 local function withdraw(job)
+  leave_wide(job.id)
   local class = class_read(job.class)
   call('ZREM', P .. 'class:' .. job.class, job.id)
   local first = call('ZRANGE', P .. 'class:' .. job.class, 0, 0, 'WITHSCORES')

@@ -27,6 +27,8 @@
 --   pools             hash    queues consumed together, joined by " " -> slots of their live workers
 --   pool_workers      hash    the same -> number of these workers
 --   running:<pool>    set     running jobs of the workers of a pool
+--   wide              zset    waiting jobs of several models, by sequence
+--   reservation       hash    job, class, models, start: the wide job that others must not delay any more
 --   runtimes          hash    task -> running average of its run time in ms
 --   counts            hash    "<queue>|<state>" -> jobs
 --   tombstones        zset    finished jobs whose end the store has not confirmed

@@ -96,5 +96,8 @@ for _, entry in ipairs(due('ends')) do
     reason = 'its time ended'})
   wake({resource})
 end
+if open == '1' and (call('EXISTS', P .. 'wide') == 1 or call('EXISTS', P .. 'reservation') == 1) then
+  reserve()
+end
 continue_wakes()
 return cjson.encode({answer = 'ok', more = more, expired = #expired > 0 and expired or nil})

@@ -9,7 +9,7 @@ end
 local class = class_read(job.class)
 local stop, code
 for _, resource in ipairs(class.needs) do
-  code = obstacle(resource, class.owner, job.task)
+  code = obstacle(resource, class, job.task)
   if code then
     stop = resource
     break

@@ -1,0 +1,82 @@
+-- Gives, moves and drops the reservation; part of tick.
+
+-- When a unit of a resource is expected back: at the end of the holder that ends first.
+local function expected_back(resource)
+  local earliest
+  for _, id in ipairs(call('SRANDMEMBER', P .. 'holders:' .. resource, 50)) do
+    local run = call('HMGET', P .. 'job:' .. id, 'started', 'task')
+    local elapsed = run[1] and now - tonumber(run[1]) or 0
+    local left = expected(run[2] or '') - elapsed
+    if left <= 0 then
+      -- Longer than expected already: as long again as it has been running, so that a job of days does
+      -- not keep the other models idle.
+      left = elapsed
+    end
+    earliest = math.min(earliest or now + left, now + left)
+  end
+  return earliest or now
+end
+
+local function models_of(needs)
+  local models = {}
+  for _, resource in ipairs(needs) do
+    if resource:match('^model:') then
+      models[#models + 1] = resource
+    end
+  end
+  return models
+end
+
+-- Whether a waiting job could start if its models were free: nothing of it is held, and there are workers.
+local function startable(class)
+  for _, resource in ipairs(class.needs) do
+    if held(resource) then
+      return false
+    end
+  end
+  local _, _, known = window(class.needs[#class.needs]:match('^queue:(.*)$'))
+  return known
+end
+
+local function reserve()
+  local id = call('HGET', P .. 'reservation', 'job')
+  local job = id and read(id)
+  local class = job and job.state == 'waiting' and class_read(job.class)
+  if id and not (class and startable(class)) then
+    local models = split(call('HGET', P .. 'reservation', 'models'))
+    call('DEL', P .. 'reservation')
+    reservation = false
+    wake(models)
+    class = nil
+  end
+  if not class then
+    for _, candidate in ipairs(call('ZRANGE', P .. 'wide', 0, 2)) do
+      local found = read(candidate)
+      local its = found and found.state == 'waiting' and class_read(found.class)
+      if not its then
+        call('ZREM', P .. 'wide', candidate)
+      elseif startable(its) and (now - found.sequence / 1000 > default('reservation_ms', 30000)
+          or (tonumber(found.passed) or 0) >= default('reservation_passes', 100)) then
+        id, class = candidate, its
+        break
+      end
+    end
+  end
+  if class then
+    local models, start = models_of(class.needs), now
+    for _, resource in ipairs(models) do
+      local limit = limit_of(resource)
+      if limit and call('SCARD', P .. 'holders:' .. resource) >= limit then
+        start = math.max(start, expected_back(resource))
+      end
+    end
+    local queue = class.needs[#class.needs]
+    if window(queue:match('^queue:(.*)$')) <= 0 then
+      start = math.max(start, expected_back(queue))
+    end
+    call('HSET', P .. 'reservation', 'job', id, 'class', class.id, 'models', table.concat(models, ' '),
+      'start', text(start))
+    reservation = nil
+    wake(models)
+  end
+end
