@@ -195,7 +195,9 @@ class WorkerView:
     def dropped(self) -> list[Any]:
         return _copy(_dropped)
 
-    def forget(self, item: Any) -> None:
+    def forget(self, item: Any, given_back: bool) -> None:
+        # What was not taken back has been begun meanwhile.
+        item.over = item.over or given_back
         _dropped.discard(item)
 
     def processes(self) -> list[int]:

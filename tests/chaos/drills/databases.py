@@ -7,6 +7,7 @@ import sqlite3
 
 from tests.chaos.cluster import Cluster
 from tests.chaos.drills.registry import drill
+from tests.chaos.drills.workers import hit
 from tests.chaos.pauses import pause
 from tests.helpers import eventually
 
@@ -34,6 +35,24 @@ def kill_recorder(cluster: Cluster, choice: random.Random) -> None:
         cluster.kill("maintenance")
         cluster.start_worker("maintenance")
         cluster.await_workers(("maintenance",))
+
+
+@drill(runs_killed=True, environment={"COORDINATOR_DURABILITY": "redis"})
+def without_rows(cluster: Cluster, choice: random.Random) -> None:
+    """Producers that write no rows: workers and recorder killed, Redis wiped once the rows are recorded."""
+    cluster.produce(200, choice.randrange(1 << 30))
+    for round_, name in enumerate(("w1", "maintenance", "w2")):
+        cluster.await_completed(15 * round_ + 10)
+        if name != "maintenance":
+            hit(cluster, name, choice)
+        with cluster.blow("kill"):
+            cluster.kill(name)
+        cluster.start_worker(name)
+    assert cluster.producers[0].wait(60) == 0
+    wanted = sorted(cluster.accepted())
+    eventually(lambda: len(cluster.store.stored(wanted)) == len(wanted), 30)
+    with cluster.blow("wipe", before=1.0, after=0.0):
+        cluster.ledger.redis.flushall()
 
 
 @drill()

@@ -16,7 +16,7 @@ from tests.chaos.traces import Run
 from tests.helpers import eventually
 
 
-def _hit(cluster: Cluster, name: str, choice: random.Random, left: float = 0.0) -> psutil.Process:
+def hit(cluster: Cluster, name: str, choice: random.Random, left: float = 0.0) -> psutil.Process:
     """Return a pool process of a worker that runs a job at this moment, and for some seconds more."""
 
     def busy() -> psutil.Process | None:
@@ -34,7 +34,7 @@ def kill_workers(cluster: Cluster, choice: random.Random) -> str:
     for round_ in range(4):
         cluster.await_completed(40 * (round_ + 1) - 30)
         name = choice.choice(cluster.workers)
-        _hit(cluster, name, choice)
+        hit(cluster, name, choice)
         family = psutil.Process(cluster.processes[name].pid).children(recursive=True)
         with cluster.blow("kill"):
             cluster.kill(name)
@@ -64,7 +64,7 @@ def kill_children(cluster: Cluster, choice: random.Random) -> None:
     for round_ in range(12):
         cluster.await_completed(15 * round_ + 5)
         with cluster.blow("kill"):
-            _hit(cluster, choice.choice(cluster.workers), choice).kill()
+            hit(cluster, choice.choice(cluster.workers), choice).kill()
 
 
 def _long(cluster: Cluster, choice: random.Random) -> None:
@@ -81,7 +81,7 @@ def freeze_main(cluster: Cluster, choice: random.Random) -> None:
     for round_ in range(3):
         cluster.await_completed(40 * round_ + 10)
         name = choice.choice(cluster.workers)
-        _hit(cluster, name, choice, 1.5 * cluster.lease)
+        hit(cluster, name, choice, 1.5 * cluster.lease)
         _freeze(cluster, name, [cluster.processes[name].pid])
 
 
@@ -92,7 +92,7 @@ def freeze_group(cluster: Cluster, choice: random.Random) -> None:
     for round_ in range(3):
         cluster.await_completed(40 * round_ + 10)
         name = choice.choice(cluster.workers)
-        _hit(cluster, name, choice, 1.5 * cluster.lease)
+        hit(cluster, name, choice, 1.5 * cluster.lease)
         main = cluster.processes[name].pid
         family = [child.pid for top in cluster.children(name) for child in (top, *_below(top))]
         _freeze(cluster, name, [main, *family])
@@ -133,7 +133,7 @@ def freeze_child(cluster: Cluster, choice: random.Random) -> None:
     cluster.produce(200, choice.randrange(1 << 30))
     for round_ in range(3):
         cluster.await_completed(30 * round_ + 10)
-        child = _hit(cluster, choice.choice(cluster.workers), choice)
+        child = hit(cluster, choice.choice(cluster.workers), choice)
         child.suspend()
         pause(1.5 * cluster.lease)
         child.resume()
@@ -219,7 +219,7 @@ def kill_guard(cluster: Cluster, choice: random.Random) -> None:
     first = _guard(main)
     first.kill()
     eventually(lambda: _guard(main).pid != first.pid and _guard(main), 20)
-    _hit(cluster, name, choice, 1.5 * cluster.lease)
+    hit(cluster, name, choice, 1.5 * cluster.lease)
     _freeze(cluster, name, [main.pid])
 
 
