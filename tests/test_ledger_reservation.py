@@ -38,7 +38,7 @@ def _stream(at: Driver, rounds: int) -> int | None:
             following = f"{model}-{number}"
             at.submit(following, model)
             at.shift(300)
-            at.work()
+            at.ledger.renew("w", ("q",), 10)
             at.ledger.tick()
             if job_id:
                 at.ledger.finish(job_id, token, "completed")
@@ -71,7 +71,7 @@ def test_jobs_that_end_before_the_reserved_one_can_start_go_on(at: Driver) -> No
     at.submit("wide", "a", "b")
     # "day" has been running for an hour: it is taken to go on for another.
     at.shift(3_600_000)
-    at.work()
+    at.ledger.renew("w", ("q",), 10)
     at.ledger.tick()
     assert _reserved(at) == "wide"
     at.submit("short", "b")
@@ -89,7 +89,7 @@ def test_a_job_that_would_delay_the_reserved_one_waits_and_says_so(at: Driver) -
     token = at.start("first")
     at.submit("wide", "a", "b")
     at.shift(AFTER + 1)
-    at.work()
+    at.ledger.renew("w", ("q",), 10)
     at.ledger.configure({"unknown_ms": "100000000"})
     at.ledger.tick()
     at.submit("late", "b")
@@ -109,7 +109,7 @@ def test_the_reservation_is_dropped(at: Driver, how: str) -> None:
     at.start("first")
     at.submit("wide", "a", "b")
     at.shift(AFTER + 1)
-    at.work()
+    at.ledger.renew("w", ("q",), 10)
     at.ledger.tick()
     assert _reserved(at) == "wide"
     if how == "cancel":
