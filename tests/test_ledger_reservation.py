@@ -70,8 +70,8 @@ def test_jobs_that_end_before_the_reserved_one_can_start_go_on(at: Driver) -> No
     day = at.start("day")
     at.submit("wide", "a", "b")
     # "day" has been running for an hour: it is taken to go on for another.
+    at.ledger.tick()
     at.shift(3_600_000)
-    at.ledger.renew("w", ("q",), 10)
     at.ledger.tick()
     assert _reserved(at) == "wide"
     at.submit("short", "b")

@@ -6,11 +6,12 @@ local function expected_back(resource)
   for _, id in ipairs(call('SRANDMEMBER', P .. 'holders:' .. resource, 50)) do
     local run = call('HMGET', P .. 'job:' .. id, 'started', 'task')
     local elapsed = run[1] and now - tonumber(run[1]) or 0
-    local left = expected(run[2] or '') - elapsed
+    local average = expected(run[2] or '')
+    local left = average - elapsed
     if left <= 0 then
-      -- Longer than expected already: as long again as it has been running, so that a job of days does
-      -- not keep the other models idle.
-      left = elapsed
+      -- Longer than expected: as long again as it is late, so that a job of days does not keep the other
+      -- models idle.
+      left = math.max(average / 10, -left)
     end
     earliest = math.min(earliest or now + left, now + left)
   end
