@@ -216,7 +216,7 @@ def _kill_redis(cluster: Cluster, choice: random.Random) -> None:
 
 
 def _flushall(cluster: Cluster, choice: random.Random) -> None:
-    with cluster.blow("wipe", before=1.0, after=1.0):
+    with cluster.blow("wipe", before=1.0, after=0.0):
         cluster.ledger.redis.flushall()
 
 

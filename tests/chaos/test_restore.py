@@ -1,0 +1,219 @@
+"""The restore step by step, on a real Redis and a real database: what a frozen, late or second process may do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import redis
+
+from coordinator.errors import LedgerClosed
+from coordinator.jobs import Event, Job
+from coordinator.ledger import Ledger
+from coordinator.recorder import record_all
+from coordinator.resources import needs_of
+from coordinator.restorer import ANYBODY, Restorer, machine
+from coordinator.settings import Settings
+from coordinator.store import Store
+
+
+class Installation:
+    """One ledger and one store, and restorers of them."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self.settings = Settings(redis_url=url, data_dir=folder, lease_seconds=30)
+        self.ledger = Ledger(url, patience=1.0)
+        self.store = Store(f"sqlite:///{folder / 'store.db'}")
+        self.store.upgrade()
+
+    def restorer(self, holder: str = "first") -> Restorer:
+        return Restorer(self.ledger, self.store, self.settings, self.record, holder)
+
+    def record(self, events: Sequence[Event]) -> None:
+        assert not record_all(self.store, events)
+
+    def settle(self) -> None:
+        """What the recorder does."""
+        events = self.ledger.read_events(1000)
+        self.record(events)
+        self.ledger.settle(events)
+
+    def submit(self, job_id: str, *models: str) -> Job:
+        job = Job(job_id, "task", "q", needs_of("q", models, None, None), '{"headers": {"id": "x"')
+        self.store.insert([job])
+        self.ledger.submit([job])
+        return job
+
+    def start(self, job_id: str, worker: str = "w") -> int:
+        token = int((self.ledger.job(job_id) or {})["token"])
+        assert self.ledger.claim(job_id, token, f"nonce of {job_id}", worker).granted
+        return token
+
+    def open(self) -> str:
+        return str(self.ledger.redis.hget("coordinator:meta", "open"))
+
+    def awaited(self) -> set[str]:
+        return set(self.ledger.redis.smembers("coordinator:awaited"))
+
+
+@pytest.fixture
+def at(redis_url: str, tmp_path: Path) -> Iterator[Installation]:
+    installation = Installation(redis_url, tmp_path)
+    assert installation.restorer().ensure_open()
+    installation.ledger.renew("w", ["q"], 4, register=True)
+    yield installation
+    installation.store.close()
+    installation.ledger.pool.disconnect()
+
+
+def test_the_first_ledger_opens_at_once(at: Installation) -> None:
+    assert at.open() == "1"
+
+
+def test_after_a_wipe_admission_waits_a_lease_for_workers_nobody_knows(
+    at: Installation, redis_client: redis.Redis
+) -> None:
+    at.submit("a", "m")
+    # Its start is not recorded: neither ledger nor store can tell that w has it.
+    token = at.start("a")
+    redis_client.flushall()
+    assert at.restorer().ensure_open()
+    at.ledger.tick()
+    assert at.open() == "0"
+    assert at.awaited() == {ANYBODY}
+    answer = at.ledger.renew("w", ["q"], 4, hand=[("a", token)])
+    assert answer.answer == "ok"
+    assert not answer.lost
+    assert (at.ledger.job("a") or {})["state"] == "running"
+    at.ledger.tick()
+    assert at.open() == "0"
+
+
+def test_a_run_that_ends_before_its_worker_reported_waits_for_it(
+    at: Installation, redis_client: redis.Redis
+) -> None:
+    at.submit("a", "m")
+    token = at.start("a")
+    redis_client.flushall()
+    assert at.restorer().ensure_open()
+    with pytest.raises(LedgerClosed):
+        at.ledger.finish("a", token, "completed")
+    assert at.ledger.progress("a", token, {"done": 1}) is None
+    at.ledger.renew("w", ["q"], 4, hand=[("a", token)])
+    assert at.ledger.finish("a", token, "completed").answer == "done"
+
+
+def test_a_run_that_was_retried_is_not_brought_back(
+    at: Installation, redis_client: redis.Redis
+) -> None:
+    job = at.submit("a", "m")
+    token = at.start("a")
+    assert at.ledger.finish("a", token, "retried", successor=job).answer == "done"
+    at.settle()
+    redis_client.flushall()
+    assert at.restorer().ensure_open()
+    at.ledger.renew("w", ["q"], 4, hand=[("a", token)])
+    assert (at.ledger.job("a") or {})["state"] == "waiting"
+
+
+def test_of_two_runs_the_later_one_is_the_workers(
+    at: Installation, redis_client: redis.Redis
+) -> None:
+    at.submit("a", "m")
+    earlier = at.start("a")
+    at.settle()
+    at.ledger.leave("w", "killed")
+    at.ledger.renew("x", ["q"], 4, register=True)
+    at.ledger.tick()
+    later = at.start("a", "x")
+    redis_client.flushall()
+    assert at.restorer().ensure_open()
+    assert at.ledger.renew("x", ["q"], 4, hand=[("a", later)]).lost == ()
+    assert at.ledger.renew("w", ["q"], 4, hand=[("a", earlier)]).lost == ("a",)
+    assert at.ledger.finish("a", later, "completed").answer == "done"
+
+
+def test_tokens_grow_across_a_wipe(at: Installation, redis_client: redis.Redis) -> None:
+    at.submit("a", "m")
+    before = at.start("a")
+    redis_client.flushall()
+    assert at.restorer().ensure_open()
+    at.ledger.redis.hset("coordinator:meta", "admit_at", 0)
+    at.ledger.renew("w", ["q"], 4)
+    at.ledger.tick()
+    assert int((at.ledger.job("a") or {})["token"]) > before
+
+
+def test_who_was_frozen_while_restoring_changes_nothing(
+    at: Installation, redis_client: redis.Redis
+) -> None:
+    at.submit("a", "m")
+    page = at.store.unfinished()
+    redis_client.flushall()
+    assert at.ledger.elect("restore", "frozen", 60_000)
+    epoch = at.store.open_epoch()
+    at.ledger.open(epoch, "building", ["frozen"])
+    redis_client.delete("coordinator:leader:restore")
+    assert at.restorer("second").ensure_open()
+    present = at.ledger.epoch()
+    assert present is not None
+    assert present > epoch
+    refused: tuple[Callable[[], object], ...] = (
+        lambda: at.ledger.wipe("frozen"),
+        lambda: at.ledger.open(at.store.open_epoch(), "building", ["frozen"]),
+        lambda: at.ledger.restore(epoch, page),
+        lambda: at.ledger.open_for_workers(epoch, []),
+    )
+    for step in refused:
+        with pytest.raises(LedgerClosed):
+            step()
+    assert at.ledger.epoch() == present
+
+
+def test_a_ledger_wiped_while_it_is_built_is_not_opened(
+    at: Installation, redis_client: redis.Redis
+) -> None:
+    redis_client.flushall()
+    assert at.ledger.elect("restore", "first", 60_000)
+    epoch = at.store.open_epoch()
+    at.ledger.open(epoch, "building", ["first"])
+    redis_client.flushall()
+    with pytest.raises(LedgerClosed):
+        at.ledger.open_for_workers(epoch, [])
+    assert at.ledger.epoch() is None
+
+
+def test_a_submission_that_comes_when_the_job_is_over_runs_nothing(at: Installation) -> None:
+    job = at.submit("a", "m")
+    assert at.ledger.finish("a", at.start("a"), "completed").answer == "done"
+    at.settle()
+    admission = at.ledger.submit([job])[0]
+    assert (admission.known, admission.state) == (True, "completed")
+    assert 0 < at.ledger.redis.ttl("coordinator:job:a") <= 60
+
+
+def test_one_overtaken_by_the_reaper_is_remembered_for_longer(at: Installation) -> None:
+    job = Job("a", "task", "q", needs_of("q", ("m",), None, None), '{"headers": {"id": "x"')
+    at.store.insert([job])
+    at.ledger.submit([job], ["entered"])
+    assert at.ledger.finish("a", at.start("a"), "completed").answer == "done"
+    at.settle()
+    assert at.ledger.submit([job])[0].known
+    assert at.ledger.redis.ttl("coordinator:job:a") > 60
+
+
+def test_machines_of_one_name_are_told_apart() -> None:
+    assert "~" in machine()
+    assert machine() == machine()
+
+
+def test_limits_and_holds_of_operators_are_back(
+    at: Installation, redis_client: redis.Redis
+) -> None:
+    at.store.set_setting("limit", "model:m", 3, by="me")
+    at.store.set_setting("hold", "queue:q", by="me", reason="repairs")
+    redis_client.flushall()
+    assert at.restorer().ensure_open()
+    assert at.ledger.holds()["queue:q"]["reason"] == "repairs"
+    assert at.ledger.redis.hget("coordinator:limits", "model:m") == "3"
