@@ -35,9 +35,8 @@ class Worker:
         environment = {**os.environ, WORKER_MARK: f"test/{folder}"}
         note = folder / "pids"
         self.main = subprocess.Popen([sys.executable, "-c", WORKER, str(note)], env=environment)
-        self.pids = [
-            int(pid) for pid in eventually(lambda: note.exists() and note.read_text().split())
-        ]
+        eventually(lambda: note.exists() and len(note.read_text().split()) == 2)
+        self.pids = [int(pid) for pid in note.read_text().split()]
         command = [sys.executable, "-m", "coordinator.guard", "children", str(self.main.pid)]
         self.guard = subprocess.Popen(
             command, stdin=subprocess.PIPE, env=environment, cwd=ROOT, start_new_session=True
