@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from coordinator.errors import StoreUnavailable
-from coordinator.schema import schema, views
+from coordinator.schema import HEAD, schema, views
 from coordinator.states import State, status
 from coordinator.store import Store
 from tests.helpers import eventually
@@ -137,7 +137,7 @@ def test_upgraders_wait_for_the_one_that_has_the_lock(url: str) -> None:
     stores = [Store(url) for _ in range(3)]
     with ThreadPoolExecutor(3) as pool:
         before = list(pool.map(lambda own: own.upgrade().current, stores))
-    assert sorted(before, key=str) == ["0001", "0001", None]
+    assert sorted(before, key=str) == [HEAD, HEAD, None]
     for store in stores:
         store.close()
 

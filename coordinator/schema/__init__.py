@@ -18,7 +18,7 @@ from coordinator.schema.log import events, workflows
 from coordinator.schema.texts import words
 
 #: The newest migration; what ``Store.upgrade`` brings a database to.
-HEAD = "0001"
+HEAD = "0002"
 
 #: Kinds of operator settings.
 SETTING_KINDS = ("limit", "hold", "override", "weight")

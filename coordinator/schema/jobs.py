@@ -97,7 +97,7 @@ def jobs(metadata: sa.MetaData, prefix: str) -> sa.Table:
         sa.Index(f"{name}_by_queue", "queue", "sequence", "job_id"),
         sa.Index(f"{name}_by_org", "org", "sequence", "job_id"),
         sa.Index(f"{name}_by_model", "model", "sequence", "job_id"),
-        sa.Index(f"{name}_by_end", "state", "finished_at", "job_id"),
+        _partial(f"{name}_by_end", "finished_at IS NOT NULL", "state", "finished_at", "job_id"),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 import time
@@ -27,6 +28,14 @@ UPGRADE_LOCK = "coordinator upgrade"
 CHUNK = 1000
 
 _BEGIN = "coordinator_begin"
+
+#: Seconds between two tries for SQLite's write lock. Its own waiting begins with 1, 2, 5, 10, 15, 20 ms and
+#: finds a lock that is free half of the time, a few milliseconds at once, only after several of these.
+SPIN_LEAST, SPIN_MOST = 0.0002, 0.001
+
+#: SQLite's pages in the WAL at which a writer brings them to the database file itself. The recorder does so far
+#: earlier, so that producers do not pay for it; this is for when there is none.
+CHECKPOINT_PAGES = 16_000
 
 #: A row: columns by name, times in Unix milliseconds, JSON parsed.
 Row: TypeAlias = dict[str, Any]
@@ -189,9 +198,37 @@ class Database:
     def among(self, column: sa.Column[str], values: Sequence[str]) -> sa.ColumnElement[bool]:
         """Return whether a text column has one of the values (at most ``CHUNK``)."""
         if self.dialect == "sqlite":
-            return column.in_(values)
+            # One text whatever their number: the statement is built and parsed once.
+            listed = sa.func.json_each(sa.literal(json.dumps(values), sa.Text))
+            value: sa.ColumnClause[str] = sa.column("value", sa.Text)
+            return column.in_(sa.select(value).select_from(listed))
         # One array, not a list of parameters: with hundreds of those PostgreSQL reads the whole table.
         return column == sa.any_(sa.literal(list(values), postgresql.ARRAY(sa.Text)))
+
+    def patiently(self, connection: sa.Connection, statement: str, values: Any = ()) -> int:
+        """Run a statement that writes, waiting for SQLite's lock; return the number of rows it touched."""
+        if self.dialect != "sqlite":
+            return connection.exec_driver_sql(statement, values).rowcount
+        raw: Any = connection.connection.dbapi_connection
+        deadline = time.monotonic() + self._busy_timeout
+        pause = SPIN_LEAST
+        raw.execute("PRAGMA busy_timeout = 0")
+        try:
+            while True:
+                try:
+                    return int(raw.execute(statement, values).rowcount)
+                except sqlite3.OperationalError as error:
+                    busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+                    if not busy or time.monotonic() > deadline:
+                        break
+                except sqlite3.Error:
+                    break
+                time.sleep(pause)
+                pause = min(pause * 1.2, SPIN_MOST)
+            # Once more, where errors are translated.
+            return connection.exec_driver_sql(statement, values).rowcount
+        finally:
+            raw.execute(f"PRAGMA busy_timeout = {int(self._busy_timeout * 1000)}")
 
     def _open(self) -> sa.Engine:
         if self.dialect == "sqlite":
@@ -203,7 +240,7 @@ class Database:
                 connect_args={"timeout": self._busy_timeout},
             )
             sa.event.listen(engine, "connect", self._configure)
-            sa.event.listen(engine, "begin", _begin)
+            sa.event.listen(engine, "begin", self._begin)
             return engine
         try:
             return sa.create_engine(
@@ -226,6 +263,7 @@ class Database:
         connection.isolation_level = None
         connection.execute(f"PRAGMA synchronous = {self._synchronous}")
         connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         deadline = time.monotonic() + self._busy_timeout
         while True:
             try:
@@ -238,14 +276,24 @@ class Database:
             else:
                 return
 
+    def restart_wal(self, connection: sa.Connection) -> None:
+        """Let SQLite's WAL begin anew, if nobody reads or writes at this moment; never wait for it."""
+        raw: Any = connection.connection.dbapi_connection
+        raw.execute("PRAGMA busy_timeout = 0")
+        try:
+            raw.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+        finally:
+            raw.execute(f"PRAGMA busy_timeout = {int(self._busy_timeout * 1000)}")
+
+    def _begin(self, connection: sa.Connection) -> None:
+        begin = connection.get_execution_options().get(_BEGIN, "BEGIN")
+        if begin == "BEGIN IMMEDIATE":
+            self.patiently(connection, begin)
+        elif begin:
+            connection.exec_driver_sql(begin)
+
 
 _ADVISORY_LOCK = sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
-
-
-def _begin(connection: sa.Connection) -> None:
-    begin = connection.get_execution_options().get(_BEGIN, "BEGIN")
-    if begin:
-        connection.exec_driver_sql(begin)
 
 
 def _parse(url: str) -> sa.URL:

@@ -7,23 +7,30 @@ from collections.abc import Mapping
 from typing import Any
 
 from coordinator.resources import QUEUE
-from coordinator.store.redaction import Redactor
+from coordinator.store.redaction import Redactor, unstorable
 from coordinator.store.transitions import Transition
 
 
-def log_row(step: Transition, row: Mapping[str, Any], redactor: Redactor) -> dict[str, Any]:
-    """Return the columns of an entry.
+def log_row(
+    step: Transition, before: str | None, row: Mapping[str, Any], redactor: Redactor
+) -> dict[str, Any]:
+    """Return the columns of an entry; ``data`` is a text.
 
     Args:
         step: what happened.
+        before: the state before it.
         row: the job's row, for its task and queue; empty when there is none.
         redactor: takes secrets out.
     """
     event = step.event
-    data = redactor.value({name: item for name, item in event.data.items() if name != "row"})
+    data = event.data
     if step.defines:
         # The definition is in the job's row; here it would keep arguments that were redacted there.
-        data["row"] = True
+        data = {**data, "row": True}
+    text = json.dumps(data)
+    if redactor.rules or unstorable(text):
+        data = redactor.value(data)
+        text = json.dumps(data)
     of_job = bool(event.job_id)
     return {
         "epoch": event.epoch,
@@ -38,9 +45,9 @@ def log_row(step: Transition, row: Mapping[str, Any], redactor: Redactor) -> dic
         "who": _shown(data.get("by") or data.get("worker")),
         "why": _shown(data.get("reason") or data.get("error")),
         "resource": _shown(data.get("resource")),
-        "before": step.before if of_job else _shown(data.get("before")),
+        "before": before if of_job else _shown(data.get("before")),
         "after": step.state if of_job else _shown(data.get("after")),
-        "data": data,
+        "data": text,
     }
 
 

@@ -13,6 +13,11 @@ REPLACEMENT = "[redacted]"
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
+def unstorable(text: str) -> bool:
+    """Whether a JSON text may hold what PostgreSQL cannot store; seldom also when it does not."""
+    return "\\u0000" in text or "\\ud" in text
+
+
 def redact(text: str, rules: Sequence[re.Pattern[str]]) -> str:
     """Return ``text`` with everything replaced that a rule matches.
 

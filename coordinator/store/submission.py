@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,8 @@ import sqlalchemy as sa
 from coordinator.jobs import Job
 from coordinator.states import State
 from coordinator.store.database import Database, chunks, now_ms, translated
+from coordinator.store.statements import Statements
+from coordinator.store.transitions import COLUMNS
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -46,8 +48,10 @@ class Submission(Database):
         if len(jobs) == 1 and len(jobs[0].models) < 2:
             # The hot path of delay(): one statement that is its own transaction.
             with self.stating() as connection:
-                done = connection.exec_driver_sql(*self._bound(self.definition(jobs[0])))
-                return {jobs[0].job_id} if done.rowcount else set()
+                statement = self.statements.job
+                values = statement.bound(self.definition(jobs[0]))
+                done = self.patiently(connection, statement.text, values)
+                return {jobs[0].job_id} if done else set()
         with self.writing() as connection:
             known = self.known_in(connection, [job.job_id for job in jobs])
             new = [job for job in _unique(jobs) if job.job_id not in known]
@@ -83,10 +87,10 @@ class Submission(Database):
 
     def known_in(self, connection: sa.Connection, job_ids: Sequence[str]) -> set[str]:
         """Return those of the ids that have a row, as this transaction sees it."""
-        column = self.schema.jobs.c.job_id
         found: set[str] = set()
         for some in chunks(job_ids):
-            found.update(connection.scalars(sa.select(column).where(self.among(column, some))))
+            given = {"ids": self.statements.listed(some)}
+            found.update(job_id for (job_id,) in self.statements.known_jobs.one(connection, given))
         return found
 
     def definition(self, job: Job) -> dict[str, Any]:
@@ -120,44 +124,43 @@ class Submission(Database):
             "heartbeat_timeout": job.heartbeat_timeout,
         }
 
+    def redefinition(self, job: Job) -> dict[str, Any]:
+        """Return the columns of the definition that a resubmitted or replaced job goes on with."""
+        row = self.definition(job)
+        for name in ("job_id", "queued_at", "root_id", "parent_id", *COLUMNS):
+            row.pop(name, None)
+        return row
+
     def _insert_rows(self, connection: sa.Connection, jobs: Sequence[Job]) -> int:
         if not jobs:
             return 0
-        bound = [self._bound(self.definition(job)) for job in _ordered(jobs)]
-        done = connection.exec_driver_sql(bound[0][0], [values for _, values in bound])
-        self.insert_models(connection, jobs)
-        return done.rowcount
+        statement = self.statements.job
+        bound = [statement.bound(self.definition(job)) for job in _ordered(jobs)]
+        done = statement.many(connection, bound)
+        self._insert_models(connection, jobs)
+        return done
 
     def _insert_each(self, connection: sa.Connection, jobs: Sequence[Job]) -> set[str]:
         new = [
             job
             for job in _ordered(_unique(jobs))
-            if connection.exec_driver_sql(*self._bound(self.definition(job))).rowcount
+            if self.statements.job.one(connection, self.definition(job)).rowcount
         ]
-        self.insert_models(connection, new)
+        self._insert_models(connection, new)
         return {job.job_id for job in new}
 
-    def insert_models(self, connection: sa.Connection, jobs: Iterable[Job]) -> None:
-        """Store the second and further models of jobs, so that they are found by each of them."""
-        rows = [{"job_id": job.job_id, "model": model} for job in jobs for model in job.models[1:]]
-        if rows:
-            insert = self.upsert(self.schema.models).on_conflict_do_nothing()
-            connection.execute(insert, rows)
+    def _insert_models(self, connection: sa.Connection, jobs: Iterable[Job]) -> None:
+        statement = self.statements.model
+        if rows := self.model_rows(jobs):
+            statement.many(connection, [statement.bound(row) for row in rows])
+
+    def model_rows(self, jobs: Iterable[Job]) -> list[dict[str, str]]:
+        """Return rows for the second and further models of jobs, so that they are found by each of them."""
+        return [{"job_id": job.job_id, "model": model} for job in jobs for model in job.models[1:]]
 
     @cached_property
-    def _statement(self) -> tuple[str, tuple[str, ...] | None]:
-        # Compiled once: building the statement anew would cost more than running it.
-        table = self.schema.jobs
-        columns = self.definition(Job("id", "task", "queue", (), "message"))
-        insert = self.upsert(table).values({name: sa.bindparam(name) for name in columns})
-        dialect = self.engine.dialect
-        compiled = insert.on_conflict_do_nothing().compile(dialect=dialect)
-        positions = getattr(compiled, "positiontup", None)
-        return str(compiled), tuple(positions) if positions else None
-
-    def _bound(self, row: Mapping[str, Any]) -> tuple[str, Any]:
-        statement, positions = self._statement
-        return statement, tuple(row[name] for name in positions) if positions else row
+    def statements(self) -> Statements:
+        return Statements(self.schema, self.engine.dialect)
 
 
 def _unique(jobs: Sequence[Job]) -> list[Job]:

@@ -6,7 +6,6 @@ sets it, whatever the order in which the events arrive, and a replay changes not
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -57,7 +56,12 @@ _JOB_FIELDS = frozenset(item.name for item in fields(Job))
 _PARTS = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
+#: What operators set or end, by the event that says so.
+SETTING_VERBS = {"paused": "hold", "resumed": "hold", "limit_set": "limit", "limit_reset": "limit"}
+
+
+# Not frozen: that would cost more than everything else which is done for an event here.
+@dataclass(slots=True)
 class Transition:
     """An event and its effect.
 
@@ -67,7 +71,6 @@ class Transition:
         changes: columns of the job's row and their new values.
         job: the job's definition, when the event carries one.
         defines: whether the event carried a definition, also when only its trace is left in the log.
-        before: the state before it, for the log.
     """
 
     event: Event
@@ -75,7 +78,6 @@ class Transition:
     changes: Mapping[str, Any]
     job: Job | None
     defines: bool
-    before: str | None = None
 
     @property
     def order(self) -> tuple[int, int, int, str]:
@@ -94,10 +96,15 @@ def ordinal_of(event_id: str, at_ms: int) -> int:
         event_id: ``<milliseconds>-<part>``.
         at_ms: the event's time, for an id of another form.
     """
-    parts = re.fullmatch(r"(\d+)-(\d+)", event_id)
-    if not parts:
+    milliseconds, _, part = event_id.partition("-")
+    if not (milliseconds.isdecimal() and part.isdecimal()):
         return at_ms * _PARTS
-    return int(parts[1]) * _PARTS + min(int(parts[2]), _PARTS - 1)
+    return int(milliseconds) * _PARTS + min(int(part), _PARTS - 1)
+
+
+def moment_of(ordinal: int) -> int:
+    """Return the moment (Unix milliseconds) of an ordinal; unlike clocks it never goes back in a stream."""
+    return ordinal // _PARTS
 
 
 def first_ordinal(at_ms: int) -> int:
@@ -176,14 +183,14 @@ class Fold:
     """The row after a series of transitions.
 
     Attributes:
-        values: the columns of ``COLUMNS``.
+        values: columns of ``COLUMNS``, those that may have changed.
         job: the definition that replaces the one in the row, or None.
-        steps: the transitions in their order, each with the state before it.
+        steps: the transitions in their order, each with the state before it, for the log.
     """
 
     values: dict[str, Any]
     job: Job | None
-    steps: tuple[Transition, ...]
+    steps: list[tuple[Transition, str | None]]
 
 
 def is_late(row: Mapping[str, Any], transitions: Collection[Transition]) -> bool:
@@ -203,36 +210,36 @@ def fold(row: Mapping[str, Any], transitions: Iterable[Transition], whole: bool 
 
     Args:
         row: the row as it is.
-        transitions: all newer than the row, or the whole history of the job.
+        transitions: all newer than the row and in their order, or the whole history of the job.
         whole: whether it is the whole history.
 
     Returns:
         The columns after it; the version never goes back.
     """
-    values = dict(row)
+    values: dict[str, Any] = {}
     newest = row["epoch"], row["version"]
     state = row["state"] if newest > (0, 0) and not whole else None
     job: Job | None = None
-    steps = []
-    for item in sorted(transitions, key=lambda one: one.order):
+    steps: list[tuple[Transition, str | None]] = []
+    if whole:
+        transitions = sorted(transitions, key=lambda one: one.order)
+    for item in transitions:
         values.update(item.changes)
-        newest = max(newest, (item.event.epoch, item.event.version))
+        now = item.event.epoch, item.event.version
+        if now > newest:
+            newest = now
         if item.defines:
             # Only the newest definition counts; of older ones the log keeps just the trace.
             job = item.job
         if item.state is not None:
-            steps.append(_with_before(item, state))
+            steps.append((item, state))
             state = item.state
         else:
-            steps.append(item)
+            steps.append((item, None))
     if whole:
         # These two are also written by the running job itself, and that is newer.
         values["progress"] = row["progress"]
-        beats = (row["last_heartbeat"], values["last_heartbeat"])
+        beats = (row["last_heartbeat"], values.get("last_heartbeat"))
         values["last_heartbeat"] = max((beat for beat in beats if beat is not None), default=None)
     values["epoch"], values["version"] = newest
-    return Fold(values, job, tuple(steps))
-
-
-def _with_before(item: Transition, before: str | None) -> Transition:
-    return Transition(item.event, item.ordinal, item.changes, item.job, item.defines, before)
+    return Fold(values, job, steps)
