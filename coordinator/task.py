@@ -97,7 +97,7 @@ class CoordinatedTask:
         entered = getattr(request, "coordinator_entered", False)
         if request is None or request.called_directly or entered:
             # Called by code, also by its own: a function call and no run of the job.
-            return super().__call__(*args, **kwargs)  # type: ignore[misc]
+            return super().__call__(*args, **kwargs)  # type: ignore[misc]  # the app's task base
         request.coordinator_entered = True
         job = self._running()
         return self._enter(args, kwargs) if job is None else self._run(job, args, kwargs)
@@ -106,7 +106,7 @@ class CoordinatedTask:
         task: Any = self
         # Celery's own __call__ would push a second request, in which the task could not retry.
         if self._own_call:
-            return super().__call__(*args, **kwargs)  # type: ignore[misc]
+            return super().__call__(*args, **kwargs)  # type: ignore[misc]  # the app's task base
         return task.run(*args, **kwargs)
 
     def _run(self, job: RunningJob, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

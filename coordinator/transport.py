@@ -8,7 +8,7 @@ ledger knows who has what.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -103,6 +103,15 @@ def job_of(message: dict[str, Any], queue: str, timeout: float | None) -> Job:
     )
 
 
+def _arguments(payload: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    # Celery takes another shape for a bug of its own and stops the worker, also after its restart.
+    if isinstance(payload, (list, tuple)) and len(payload) == 3:
+        args, kwargs, _ = payload
+        if isinstance(args, (list, tuple)) and isinstance(kwargs, Mapping):
+            return args, kwargs
+    raise InvalidValue("body", payload, "a list of arguments, keyword arguments and canvas")
+
+
 class QoS(kombu_redis.QoS):
     """Leaves coordinated messages out of Kombu's acknowledgement emulation.
 
@@ -191,11 +200,12 @@ class Channel(kombu_redis.Channel):
             Whether it was dealt with; else it is Celery's: it needs nothing, or cannot be read.
         """
         try:
-            args, kwargs, *_ = message.decode()
+            payload = message.decode()
         except (SerializationError, ValueError, TypeError):
             return False
         headers = message.headers
         try:
+            args, kwargs = _arguments(payload)
             call = said(headers.get(OPTIONS_HEADER))
             described = self.coordination.describe(headers["task"], args, kwargs, call)
             if described is None:

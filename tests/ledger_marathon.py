@@ -43,7 +43,7 @@ class Schedule:
         try:
             self.world.join([0, 1], 2)
             operations = [getattr(self, name) for name in dir(self) if name.startswith("do_")]
-            weights = [_OFTEN.get(name, 1) for name in dir(self) if name.startswith("do_")]
+            weights = [_WEIGHTS.get(name, 1) for name in dir(self) if name.startswith("do_")]
             for _ in range(self.steps):
                 self.random.choices(operations, weights)[0](self.random.randrange(100))
                 self.world.steps["operations"] += 1
@@ -160,15 +160,17 @@ class Schedule:
         self.world.settle(self.random.choice([1, 7, 10_000]))
 
 
-#: Most of what happens is work; what goes wrong comes between.
+#: Most of what happens is work; what goes wrong comes between. The rest has the weight 1.
 _OFTEN = {
     "do_submit": 6,
     "do_work": 14,
     "do_finish": 5,
     "do_follow": 2,
     "do_renew": 6,
-    "do_claim": 3,
+    "do_stop": 3,
 }
+_SELDOM = {"do_kill": 0.3, "do_leave": 0.3, "do_silence": 0.5, "do_cut_off": 0.6, "do_hold": 0.4}
+_WEIGHTS = {**_OFTEN, **_SELDOM, "do_limit": 0.5, "do_configure": 0.4}
 
 
 def run(url: str, schedules: int, steps: int, seed: int, stop: bool = True) -> Counter[str]:

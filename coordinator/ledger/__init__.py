@@ -1,0 +1,23 @@
+"""The ledger: who may run now. One method per script; each script is one transition, atomic by being one.
+
+The scripts are in ``lua/``, one file per operation. What they share is put in front of them.
+"""
+
+from __future__ import annotations
+
+from coordinator.ledger.answers import Admission, Claim, Finish, Parked, Renewal
+from coordinator.ledger.capacity import Capacity
+from coordinator.ledger.epochs import Epochs
+from coordinator.ledger.jobs import Jobs
+from coordinator.ledger.reads import Reads
+from coordinator.ledger.scripts import connection_url
+
+__all__ = ["Admission", "Claim", "Finish", "Ledger", "Parked", "Renewal", "connection_url"]
+
+
+class Ledger(Jobs, Capacity, Epochs, Reads):
+    """The ledger in one Redis database; see ``scripts.Scripts`` for the arguments.
+
+    Every verb raises ``LedgerUnavailable`` when Redis was not reached in time, and ``LedgerClosed`` when the
+    ledger is not of this life of the server, or is being restored.
+    """

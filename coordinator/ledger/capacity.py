@@ -1,0 +1,84 @@
+"""What there is to share: workers and their leases, holds, limits and weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from coordinator.ledger.answers import Renewal
+from coordinator.ledger.scripts import Scripts, encoded
+
+
+class Capacity(Scripts):
+    """The verbs of workers and resources; each is one script."""
+
+    def renew(
+        self,
+        worker: str,
+        queues: Iterable[str],
+        slots: int,
+        busy: int = 0,
+        hand: Iterable[tuple[str, int]] = (),
+        report: dict[str, Any] | None = None,
+        register: bool = False,
+        patience: float | None = None,
+    ) -> Renewal:
+        """Extend a worker's lease and all its jobs with it.
+
+        Args:
+            worker: the worker's id, unique to this life of its process.
+            queues: what it consumes.
+            slots: jobs it can run at once.
+            busy: slots taken by work the ledger does not know.
+            hand: (job id, token) of every coordinated message it has, begun or not.
+            report: what people want to know: node name, host, pid, pool, version.
+            register: whether it starts, or has ended all jobs it had.
+        """
+        pairs = [part for pair in hand for part in pair]
+        answer = self.run(
+            "renew",
+            worker,
+            "1" if register else "",
+            slots,
+            busy,
+            " ".join(sorted(queues)),
+            json.dumps(report or {}),
+            *pairs,
+            patience=patience,
+        )
+        return Renewal(
+            answer["answer"],
+            answer.get("stop") or {},
+            tuple(answer.get("lost") or ()),
+            int(answer.get("lease_ms") or 0),
+        )
+
+    def leave(self, worker: str, reason: str = "left") -> None:
+        """End a worker; what it had goes back. Any reason but ``left`` counts as a lost run."""
+        self.run("leave", worker, reason)
+
+    def tick(self) -> dict[str, Any]:
+        """Do what is due: leases, delayed jobs, ends of holds and limits, pending wakes."""
+        return dict(self.run("tick"))
+
+    def hold(self, resource: str, by: str, reason: str = "", until_ms: int | None = None) -> None:
+        """Hold a resource: nothing that needs it starts after this returned."""
+        note: dict[str, Any] = {"by": by, "reason": reason}
+        if until_ms:
+            note["until_ms"] = until_ms
+        self.run("hold", resource, encoded(note))
+
+    def resume(self, resource: str, by: str, reason: str = "") -> bool:
+        """End a hold; False when there was none."""
+        return bool(self.run("resume", resource, by, reason)["answer"] == "done")
+
+    def limit(
+        self, resource: str, value: int | None, by: str, reason: str = "", until_ms: int = 0
+    ) -> None:
+        """Set the limit of a resource, or reset it to the configured one with None."""
+        self.run("limit", resource, "" if value is None else value, until_ms, by, reason)
+
+    def configure(self, values: dict[str, str]) -> None:
+        """Set configured limits and times; an empty value removes one."""
+        self.run("configure", *[part for pair in values.items() for part in pair])

@@ -1,0 +1,166 @@
+"""The ledger's lives: epochs, what is restored into them, the events they leave, and singletons' terms."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import redis
+
+from coordinator.errors import LedgerUnavailable
+from coordinator.jobs import Event
+from coordinator.ledger.scripts import Scripts
+from coordinator.resources import reason_text
+from coordinator.states import FINAL
+
+
+class Epochs(Scripts):
+    """The verbs of restore and recorder."""
+
+    def epoch(self) -> int | None:
+        """Return the present epoch, or None when the ledger has none for this life of the server.
+
+        Raises:
+            LedgerUnavailable: Redis was not reached.
+        """
+        try:
+            with self._connection() as connection:
+                connection.send_command("HMGET", f"{self.prefix}meta", "epoch", "run_id", "open")
+                epoch, run_id, state = connection.read_response()
+                current = run_id == connection.coordinator_run_id and state != "building"
+        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            raise LedgerUnavailable(f"Redis cannot be reached: {error}") from error
+        return int(epoch) if epoch and current else None
+
+    def open(self, epoch: int, state: str = "1", awaited: Sequence[str] = ()) -> None:
+        """Open an epoch for this life of the server; see ``lua/open.lua``.
+
+        Args:
+            epoch: greater than every one before.
+            state: ``building``, ``0`` (workers report, nobody is admitted) or ``1`` (open).
+            awaited: workers to wait for, one lease at most; while building, the one who builds.
+
+        Raises:
+            LedgerClosed: somebody else builds, or has built, a later one.
+        """
+        self.run("open", epoch, state, *awaited)
+
+    def open_for_workers(self, epoch: int, awaited: Sequence[str]) -> None:
+        """End building; admission opens when these workers have reported, or after one lease."""
+        self.open(epoch, "0", awaited)
+        if not awaited:
+            self.run("tick")
+
+    def restore(self, epoch: int, jobs: Sequence[Any]) -> None:
+        """Enter unfinished jobs (``store.StoredJob``) into a ledger that is being built."""
+        arguments: list[str | int | float] = [epoch]
+        for item in jobs:
+            job = item.job
+            arguments += (
+                job.job_id,
+                job.class_id,
+                " ".join(job.needs),
+                job.priority,
+                job.org or "",
+                job.owner,
+                job.task,
+                job.due_ms,
+                job.expires_ms,
+                job.max_retries,
+                job.retries,
+                job.message,
+                item.sequence,
+                item.attempts,
+                item.losses,
+                item.state.value,
+                item.worker or "",
+                item.token or 0,
+            )
+        self.run("restore", *arguments)
+
+    def known_workers(self) -> set[str]:
+        """Return the workers of the ledger, whatever life of the server it is of."""
+        return set(self.redis.zrange(f"{self.prefix}workers", 0, -1))
+
+    def wipe(self, holder: str) -> None:
+        """Delete everything but the terms of singletons.
+
+        Raises:
+            LedgerClosed: ``holder`` does not hold the term of the restore any more.
+        """
+        cursor = "0"
+        while True:
+            cursor = self.run("wipe", holder, cursor)["cursor"]
+            if cursor == "0":
+                return
+
+    def last_event(self) -> tuple[int, str]:
+        """Return the epoch and the id of the last event ever written; (0, "") when there is none."""
+        epoch = int(self.redis.hget(f"{self.prefix}meta", "epoch") or 0)
+        if not self.redis.exists(f"{self.prefix}events"):
+            return epoch, ""
+        return epoch, self.redis.xinfo_stream(f"{self.prefix}events")["last-generated-id"]
+
+    def forget_events(self, last_id: str) -> None:
+        """Trim the stream up to and with an event, in a ledger that is closed."""
+        milliseconds, part = last_id.split("-")
+        self.redis.xtrim(
+            f"{self.prefix}events", minid=f"{milliseconds}-{int(part) + 1}", approximate=False
+        )
+
+    def elect(self, name: str, holder: str, ttl_ms: int) -> bool:
+        """Take or extend a singleton's term; False when somebody else holds it."""
+        return bool(self.run("elect", name, holder, ttl_ms)["answer"] == "yes")
+
+    def resign(self, name: str, holder: str) -> None:
+        """Give up a singleton's term."""
+        self.run("elect", name, holder, 0)
+
+    def read_events(self, count: int) -> list[Event]:
+        """Return the oldest events that were not settled."""
+        epoch = int(self.redis.hget(f"{self.prefix}meta", "epoch") or 0)
+        entries = self.redis.xrange(f"{self.prefix}events", count=count)
+        return [_event(epoch, entry_id, fields) for entry_id, fields in entries]
+
+    def settle(self, events: Sequence[Event]) -> None:
+        """Forget events the store has committed, and the tombstones of the jobs they ended."""
+        if not events:
+            return
+        ended = [
+            part
+            for event in events
+            if event.data.get("state") in FINAL
+            for part in (event.job_id, event.version)
+        ]
+        self.run("settle", events[-1].event_id, *ended)
+
+
+def _event(epoch: int, event_id: str, fields: dict[str, str]) -> Event:
+    try:
+        return _parsed(epoch, event_id, fields)
+    except (KeyError, ValueError, TypeError):
+        # One damaged entry must not stop the recording of all others: the recorder sets it aside.
+        return Event(epoch, event_id, "", "", 0, 0, {"damaged": fields})
+
+
+def _parsed(epoch: int, event_id: str, fields: dict[str, str]) -> Event:
+    data = json.loads(fields["data"]) or {}
+    if not isinstance(data, dict):
+        data = {}
+    for name in ("token", "sequence"):
+        if name in data:
+            data[name] = int(data[name])
+    if "row" in data:
+        data["row"] = json.loads(data["row"])
+    if fields["verb"] == "blocked":
+        data["reason"] = reason_text(data["resource"], data["code"], data.get("holders") or ())
+    return Event(
+        int(fields.get("epoch", epoch)),
+        event_id,
+        fields["verb"],
+        fields["job"],
+        int(fields["version"]),
+        int(fields["at"]),
+        data,
+    )

@@ -1,0 +1,134 @@
+"""The life of a job: submit, claim, finish and what may happen between."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from coordinator.jobs import Job
+from coordinator.ledger.answers import Admission, Claim, Finish
+from coordinator.ledger.scripts import Scripts, encoded
+
+
+class Jobs(Scripts):
+    """The verbs of jobs; each is one script."""
+
+    def submit(self, jobs: Sequence[Job], rows: Sequence[str] = ()) -> list[Admission]:
+        """Accept jobs, in one step; each starts at once or waits.
+
+        Args:
+            jobs: at most some hundred.
+            rows: for each job its row as JSON when the store does not have it yet (durability redis).
+        """
+        arguments: list[str | int | float] = []
+        for index, job in enumerate(jobs):
+            arguments += (
+                job.job_id,
+                job.class_id,
+                " ".join(job.needs),
+                job.priority,
+                job.org or "",
+                job.owner,
+                job.task,
+                job.due_ms,
+                job.expires_ms,
+                job.max_retries,
+                job.retries,
+                job.message,
+                rows[index] if rows else "",
+            )
+        answers = self.run("submit", *arguments)
+        return [_admission(job, answer) for job, answer in zip(jobs, answers, strict=True)]
+
+    def claim(self, job_id: str, token: int, nonce: str, worker: str) -> Claim:
+        """Take a dispatched job for a worker; see ``lua/claim.lua``."""
+        answer = self.run("claim", job_id, token, nonce, worker)
+        return Claim(
+            answer["answer"],
+            answer.get("attempts", 0),
+            answer.get("losses", 0),
+            tuple((answer.get("held") or "").split()),
+        )
+
+    def finish(
+        self,
+        job_id: str,
+        token: int,
+        outcome: str,
+        data: dict[str, Any] | None = None,
+        successor: Job | None = None,
+        row: str = "",
+        patience: float | None = None,
+    ) -> Finish:
+        """End a run; see ``lua/finish.lua``.
+
+        Args:
+            job_id, token: the run.
+            outcome: completed, failed, unprocessable, retried, replaced, released or lost.
+            data: kept with the event: result, error, reason.
+            successor: the message that takes the job's place (retry, replace).
+            row: the successor as JSON for the recorder.
+        """
+        following = "" if successor is None else json.dumps(_successor(successor, row))
+        answer = self.run(
+            "finish",
+            job_id,
+            token,
+            outcome,
+            encoded(data or {}),
+            following,
+            patience=patience,
+        )
+        return Finish(answer["answer"], answer.get("state"), tuple(answer.get("started") or ()))
+
+    def undeliver(self, job_id: str, token: int, reason: str, end: bool = False) -> bool:
+        """Take back a dispatched job that its worker will not run; ``end`` cancels it instead."""
+        answer = self.run("undeliver", job_id, token, reason, "canceled" if end else "")
+        return bool(answer["answer"] == "done")
+
+    def cancel(self, job_id: str, reason: str, by: str) -> dict[str, Any]:
+        """Cancel a job that has not ended; see ``lua/cancel.lua`` for the answers."""
+        return dict(self.run("cancel", job_id, "cancel", reason, by))
+
+    def release(self, job_id: str, reason: str, by: str) -> dict[str, Any]:
+        """Stop a running job and put it back to waiting."""
+        return dict(self.run("cancel", job_id, "release", reason, by))
+
+    def progress(self, job_id: str, token: int, progress: dict[str, Any] | None) -> str | None:
+        """Record progress; returns ``cancel``, ``release`` or ``stale`` when the run has to stop."""
+        text = "" if progress is None else json.dumps(progress)
+        answer = self.run("progress", job_id, token, text)
+        return "stale" if answer["answer"] == "stale" else answer.get("stop")
+
+
+def _admission(job: Job, answer: dict[str, Any]) -> Admission:
+    if "known" in answer:
+        return Admission(job.job_id, answer["known"], known=True)
+    return Admission(
+        job.job_id,
+        answer["state"],
+        resource=answer.get("resource"),
+        code=answer.get("code"),
+        holders=tuple(answer.get("holders") or ()),
+        position=answer.get("position"),
+    )
+
+
+def _successor(job: Job, row: str) -> dict[str, Any]:
+    following: dict[str, Any] = {
+        "class": job.class_id,
+        "needs": " ".join(job.needs),
+        "priority": str(job.priority),
+        "org": job.org or "",
+        "owner": job.owner,
+        "task": job.task,
+        "due_ms": job.due_ms,
+        "expires_ms": job.expires_ms,
+        "max_retries": str(job.max_retries),
+        "retries": str(job.retries),
+        "message": job.message,
+    }
+    if row:
+        following["row"] = row
+    return following

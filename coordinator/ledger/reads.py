@@ -1,0 +1,116 @@
+"""Reading the ledger. Nothing on the way of a job uses this."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from coordinator.ledger.answers import Parked
+from coordinator.ledger.scripts import Scripts
+from coordinator.resources import models_of
+
+
+class Reads(Scripts):
+    """What is where, at this moment."""
+
+    def job(self, job_id: str) -> dict[str, str] | None:
+        """Return what the ledger knows of a job, or None."""
+        return self.redis.hgetall(f"{self.prefix}job:{job_id}") or None
+
+    def parked(self, job_id: str) -> Parked | None:
+        """Return what stops a waiting job now, or None when it does not wait."""
+        answer = self.run("why", job_id)
+        if answer.get("answer") == "none":
+            return None
+        return Parked(
+            answer["resource"],
+            answer["code"],
+            tuple(answer.get("holders") or ()),
+            answer["position"],
+            tuple(answer["needs"]),
+        )
+
+    def unknown(self, job_ids: Sequence[str]) -> set[str]:
+        """Return those of the jobs that the ledger does not know, tombstones being known."""
+        pipe = self.redis.pipeline(transaction=False)
+        for job_id in job_ids:
+            pipe.exists(f"{self.prefix}job:{job_id}")
+        return {job_id for job_id, there in zip(job_ids, pipe.execute(), strict=True) if not there}
+
+    def waiting(self, limit: int) -> list[str]:
+        """Return ids of waiting jobs: of the heads of up to 1,000 classes the oldest ``limit``."""
+        heads: list[tuple[float, str]] = []
+        for key in self.redis.scan_iter(match=f"{self.prefix}class:*", count=1000):
+            heads += [
+                (at, job_id) for job_id, at in self.redis.zrange(key, 0, limit - 1, withscores=True)
+            ]
+            if len(heads) >= 1000 * limit:
+                break
+        return [job_id for _, job_id in sorted(heads)[:limit]]
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """Return the number of jobs by (queue, state)."""
+        raw = self.redis.hgetall(f"{self.prefix}counts")
+        found = {}
+        for name, number in raw.items():
+            queue, _, state = name.rpartition("|")
+            if int(number):
+                found[queue, state] = int(number)
+        return found
+
+    def workers(self) -> list[dict[str, Any]]:
+        """Return the live workers with what they reported."""
+        found = []
+        for worker, until in self.redis.zrange(f"{self.prefix}workers", 0, -1, withscores=True):
+            fields = self.redis.hgetall(f"{self.prefix}worker:{worker}")
+            if fields:
+                report = json.loads(fields.pop("report", "{}"))
+                jobs = self.redis.smembers(f"{self.prefix}worker:{worker}:jobs")
+                found.append(
+                    {"id": worker, **fields, **report, "lease_ms": until, "jobs": sorted(jobs)}
+                )
+        return found
+
+    def present(self) -> dict[tuple[str, str | None], int]:
+        """Return the number of unfinished jobs by (queue, model); a job of several models counts for each."""
+        found: dict[tuple[str, str | None], int] = {}
+        for needs, number in self._needs():
+            models = models_of(needs) or (None,)
+            for model in models:
+                key = (needs[-1].split(":", 1)[1], model)
+                found[key] = found.get(key, 0) + number
+        return found
+
+    def _needs(self) -> Iterator[tuple[list[str], int]]:
+        prefix = self.prefix
+        for key in self.redis.scan_iter(match=f"{prefix}needs:*", count=1000):
+            class_id = key.removeprefix(f"{prefix}needs:")
+            needs = self.redis.hget(key, "needs")
+            if needs:
+                yield needs.split(), self.redis.zcard(f"{prefix}class:{class_id}")
+        busy = [*self.redis.zrange(f"{prefix}dispatched", 0, -1)]
+        busy += self.redis.zrange(f"{prefix}delayed", 0, -1)
+        busy += [job["id"] for job in self.running()]
+        for job_id in set(busy):
+            needs = self.redis.hget(f"{prefix}job:{job_id}", "needs")
+            if needs:
+                yield needs.split(), 1
+
+    def holders(self, resource: str) -> set[str]:
+        return set(self.redis.smembers(f"{self.prefix}holders:{resource}"))
+
+    def holds(self) -> dict[str, dict[str, Any]]:
+        """Return the held resources, each with who, why and until when."""
+        raw = self.redis.hgetall(f"{self.prefix}holds")
+        return {resource: json.loads(note) for resource, note in raw.items()}
+
+    def running(self) -> list[dict[str, str]]:
+        """Return the jobs that run or are being stopped."""
+        found = []
+        for worker in self.redis.zrange(f"{self.prefix}workers", 0, -1):
+            for job_id in self.redis.smembers(f"{self.prefix}worker:{worker}:jobs"):
+                job = self.job(job_id)
+                if job:
+                    found.append({"id": job_id, **job})
+        return found

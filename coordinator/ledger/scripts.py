@@ -1,0 +1,164 @@
+"""Running the ledger's scripts: one connection to Redis that knows which life of the server it talks to."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.resources import files
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import redis
+from redis.connection import ConnectionPool
+
+from coordinator.errors import LedgerClosed, LedgerUnavailable
+
+_ADMITTING = ("jobs", "capacity", "wide", "classes", "admission", "ending")
+_ADMISSION = ("keys", "epoch", *_ADMITTING)
+
+#: What is put in front of a script; scripts that touch no job do without the admission code.
+_PARTS: dict[str, tuple[str, ...]] = {
+    "open": ("keys",),
+    "elect": ("keys",),
+    "wipe": ("keys",),
+    "progress": ("keys", "epoch"),
+    "settle": ("keys", "epoch", "jobs"),
+    "build": ("keys", "building"),
+    "restore": ("keys", "building", *_ADMITTING),
+    "submit": (*_ADMISSION, "blockers"),
+    "why": (*_ADMISSION, "blockers"),
+    "tick": (*_ADMISSION, "reservation"),
+}
+
+#: How long an operation goes on trying to reach Redis, in seconds.
+PATIENCE = 5.0
+
+
+@cache
+def _source(name: str) -> str:
+    folder = files("coordinator").joinpath("lua")
+    parts = (*_PARTS.get(name, _ADMISSION), name)
+    return "\n".join(folder.joinpath(f"{part}.lua").read_text("utf-8") for part in parts)
+
+
+def connection_url(url: str) -> str:
+    """Return the URL as redis-py wants it; Kombu writes Unix sockets as ``redis+socket://``."""
+    if not url.startswith("redis+socket://"):
+        return url
+    parts = urlsplit(url)
+    database = parse_qs(parts.query).get("virtual_host", ["0"])[0]
+    login = f":{parts.password}@" if parts.password else ""
+    return f"unix://{login}{parts.path}?db={database}"
+
+
+def _connect(connection: Any) -> None:
+    # The run id tells one life of the server from the next. It belongs to the connection: after a
+    # restart or a failover the old connection is broken and the new one brings the new id.
+    connection.on_connect()
+    connection.send_command("INFO", "server")
+    info = connection.read_response()
+    text = info if isinstance(info, str) else bytes(info).decode()
+    run_id = next(line for line in text.splitlines() if line.startswith("run_id:"))
+    connection.coordinator_run_id = run_id.removeprefix("run_id:").strip()
+
+
+class _Reader(redis.Redis):
+    """A client whose failures to reach Redis are the ledger's."""
+
+    def execute_command(self, *arguments: Any, **options: Any) -> Any:
+        execute: Any = super().execute_command
+        try:
+            return execute(*arguments, **options)
+        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            raise LedgerUnavailable(f"Redis cannot be reached: {error}") from error
+
+
+def encoded(data: dict[str, Any]) -> str:
+    """Return data as JSON that the scripts can read and write back."""
+    # The scripts read it before they change anything, and must be able to write it back after: their
+    # decoder refuses half characters (of undecodable file names), their encoder what is no number.
+    try:
+        text = json.dumps(data, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        plain = json.loads(json.dumps(data), parse_constant=str)
+        text = json.dumps(plain, ensure_ascii=False)
+    return text.encode("utf-8", "replace").decode()
+
+
+class Scripts:
+    """The scripts in one Redis database.
+
+    Args:
+        url: the database, which is the Celery broker's too.
+        prefix: first part of every key.
+        patience: seconds an operation goes on trying to reach Redis.
+    """
+
+    def __init__(self, url: str, prefix: str = "coordinator:", patience: float = PATIENCE) -> None:
+        self.url, self.prefix, self.patience = url, prefix, patience
+        # A reply that never comes (the other machine is gone) must not hold a thread for ever.
+        options: dict[str, Any] = {"socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE}
+        if not url.startswith(("redis+socket", "unix")):
+            options["socket_keepalive"] = True
+        self.pool = ConnectionPool.from_url(
+            connection_url(url), decode_responses=True, redis_connect_func=_connect, **options
+        )
+        #: For reads; every change goes through a script. Answers are text.
+        self.redis: Any = _Reader(connection_pool=self.pool)
+        self._shas: dict[str, str] = {}
+
+    @contextmanager
+    def _connection(self) -> Iterator[Any]:
+        connection = self.pool.get_connection()
+        try:
+            yield connection
+        except BaseException:
+            # A reply may still be under way: nobody else may read it.
+            connection.disconnect()
+            raise
+        finally:
+            self.pool.release(connection)
+
+    def run(self, name: str, *arguments: str | float, patience: float | None = None) -> Any:
+        """Run a script and return its decoded answer.
+
+        A script whose reply was lost is run again: every script is safe to repeat.
+
+        Raises:
+            LedgerUnavailable: Redis was not reached in time.
+            LedgerClosed: the ledger is not of this life of the server, or is being restored.
+        """
+        deadline = time.monotonic() + (self.patience if patience is None else patience)
+        pause = 0.02
+        while True:
+            try:
+                answer = json.loads(self._evaluate(name, arguments))
+            except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+                if time.monotonic() + pause > deadline:
+                    raise LedgerUnavailable(f"Redis cannot be reached: {error}") from error
+                time.sleep(pause)
+                pause = min(pause * 2, 0.5)
+                continue
+            if isinstance(answer, dict) and answer.get("answer") == "no-epoch":
+                raise LedgerClosed("the ledger has no epoch for this life of the Redis server")
+            return answer
+
+    def _evaluate(self, name: str, arguments: tuple[str | int | float, ...]) -> str:
+        with self._connection() as connection:
+            sha = self._shas.get(name)
+            if sha is None:
+                connection.send_command("SCRIPT", "LOAD", _source(name))
+                sha = self._shas[name] = connection.read_response()
+            command = ("EVALSHA", sha, 1, self.prefix, connection.coordinator_run_id, *arguments)
+            connection.send_command(*command)
+            try:
+                reply = connection.read_response()
+            except redis.exceptions.NoScriptError:
+                connection.send_command("SCRIPT", "LOAD", _source(name))
+                connection.read_response()
+                connection.send_command(*command)
+                reply = connection.read_response()
+            return str(reply)
