@@ -64,6 +64,7 @@ class Counting:
         free = self.job(["free"])
         costs["submit free"] = self.cost(lambda: self.ledger.submit([free]))
         costs["cancel"] = self.cost(lambda: self.ledger.cancel(waiting.job_id, "", ""))
+        self.ledger.tick()  # one that comes late extends leases
         costs["tick"] = self.cost(self.ledger.tick)
         costs["renew"] = self.cost(lambda: self.ledger.renew("w", ["q"], 1_000_000))
         self.ledger.cancel(free.job_id, "", "")
