@@ -196,8 +196,11 @@ class WorkQueue:
 
         Tries on while Redis is away: the run has ended, and only its worker can say so.
 
+        While the ledger is being restored it waits for as long as that takes: given up, the run would be
+        repeated although it has ended.
+
         Raises:
-            LedgerUnavailable, LedgerClosed: not within two leases.
+            LedgerUnavailable: Redis was not reached for two leases.
         """
         deadline = time.monotonic() + 2 * self.settings.lease_seconds
         row = "" if successor is None else row_of(successor)
@@ -210,9 +213,8 @@ class WorkQueue:
                 )
                 break
             except LedgerClosed:
-                # Being restored; the worker's renewals bring this run back, then its end counts.
-                if time.monotonic() >= deadline:
-                    raise
+                # Its worker keeps its jobs meanwhile, and its renewals bring this run back.
+                deadline = time.monotonic() + 2 * self.settings.lease_seconds
                 pause.wait(0.2)
         if finish.answer == "stale":
             logger.warning(
