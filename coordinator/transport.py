@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from celery import states
-from kombu.exceptions import SerializationError
+from kombu.exceptions import ContentDisallowed, DecodeError, KombuError
 from kombu.transport import redis as kombu_redis
 from kombu.utils.json import dumps
 
@@ -101,6 +101,18 @@ def job_of(message: dict[str, Any], queue: str, timeout: float | None) -> Job:
         parent_id=headers.get("parent_id"),
         submitted_ms=int(datetime.now(UTC).timestamp() * 1000),
     )
+
+
+#: What a message that nobody of ours wrote can raise.
+_MALFORMED = (
+    CoordinatorError,
+    KombuError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+)
 
 
 def _arguments(payload: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
@@ -199,26 +211,18 @@ class Channel(kombu_redis.Channel):
         Returns:
             Whether it was dealt with; else it is Celery's: it needs nothing, or cannot be read.
         """
-        try:
-            payload = message.decode()
-        except (SerializationError, ValueError, TypeError):
-            return False
         headers = message.headers
         try:
-            args, kwargs = _arguments(payload)
+            args, kwargs = _arguments(message.decode())
             call = said(headers.get(OPTIONS_HEADER))
             described = self.coordination.describe(headers["task"], args, kwargs, call)
             if described is None:
                 return False
             job = self._foreign(queue, message._raw, described)
-        except (
-            CoordinatorError,
-            ArithmeticError,
-            AttributeError,
-            LookupError,
-            TypeError,
-            ValueError,
-        ) as error:
+        except (DecodeError, ContentDisallowed):
+            # Celery says so in its log and drops it.
+            return False
+        except _MALFORMED as error:
             self._refuse(message, error)
             return True
         try:
