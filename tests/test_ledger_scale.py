@@ -65,7 +65,8 @@ class Counting:
         costs["submit free"] = self.cost(lambda: self.ledger.submit([free]))
         costs["cancel"] = self.cost(lambda: self.ledger.cancel(waiting.job_id, "", ""))
         self.ledger.tick()  # one that comes late extends leases
-        costs["tick"] = self.cost(self.ledger.tick)
+        # Two in the same millisecond have a little less to do.
+        costs["tick"] = max(self.cost(self.ledger.tick) for _ in range(4))
         costs["renew"] = self.cost(lambda: self.ledger.renew("w", ["q"], 1_000_000))
         self.ledger.cancel(free.job_id, "", "")
         return costs
