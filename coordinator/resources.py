@@ -115,6 +115,10 @@ def reason_text(resource: str, code: str | None, holders: Sequence[str] = ()) ->
         return f"Queue {name} has no free slot"
     if code == "restoring":
         return "The ledger is being restored"
+    if code == "closed":
+        return f"{resource} has a limit of 0"
+    if code == "reserved" and holder:
+        return f"Model {name} is kept for job {holder}, which has waited longest for several models"
     if kind == "model" and holder:
         return f"Model conflict: {name} in use by {owner_kind(holder)} job {holder}"
     if holder:

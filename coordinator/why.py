@@ -1,4 +1,4 @@
-"""Why a job does not run now: what stops it, who holds that, and its place in line.
+"""Why a job does not run now: all that stops it, who holds that, its place in line, when it may start.
 
 Computed when asked, for blockers change.
 """
@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from coordinator.ledger import Ledger
-from coordinator.resources import models_of, reason_text
+from coordinator.ledger import Ledger, Obstacle, Waiting
+from coordinator.resources import kind_of, models_of, reason_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +17,14 @@ class Why:
 
     Attributes:
         job_id, state: the job and where it stands.
-        code: ``full``, ``held``, ``no-worker``, ``no-slot``, ``wake``, ``turn``, ``restoring``,
-            ``delayed``, ``running`` and so on.
+        code: what stops it first (see ``Obstacle.code``), ``turn`` when only its turn has to come, or
+            its state when it does not wait.
         resource: what stops it first.
-        holders: who holds that.
-        position: its place among those that wait for it, from 1.
-        reason: all of it in words.
+        obstacles: everything that stops it now.
+        position: its place among those that wait for the first, from 1.
+        expected_start_ms: when it may start by average run times (Unix milliseconds), None if unknown.
+        reason: the first obstacle in words.
+        remedy: what would let it go on.
         task, models: of the job.
     """
 
@@ -30,9 +32,11 @@ class Why:
     state: str
     code: str
     resource: str | None = None
-    holders: tuple[str, ...] = ()
+    obstacles: tuple[Obstacle, ...] = ()
     position: int | None = None
+    expected_start_ms: int | None = None
     reason: str = ""
+    remedy: str = ""
     task: str = ""
     models: tuple[str, ...] = ()
 
@@ -43,21 +47,73 @@ def explain(ledger: Ledger, job_id: str) -> Why | None:
     if job is None:
         return None
     state, task = job["state"], job.get("task", "")
-    if state != "waiting":
+    waits = ledger.waits(job_id) if state == "waiting" else None
+    if waits is None:
+        # Of a waiting job: it was admitted between the two reads.
+        state = "dispatched" if state == "waiting" else state
+        due = int(job["due"]) if state == "delayed" and "due" in job else None
         models = models_of((job.get("needs") or job.get("held") or "").split())
-        return Why(job_id, state, state, task=task, models=models, reason=f"the job is {state}")
-    parked = ledger.parked(job_id)
-    if parked is None:
-        # It was admitted between the two reads.
-        return Why(job_id, "dispatched", "dispatched", task=task, reason="the job is dispatched")
+        return Why(
+            job_id,
+            state,
+            state,
+            expected_start_ms=due,
+            reason=f"the job is {state}",
+            task=task,
+            models=models,
+        )
+    first = waits.obstacles[0] if waits.obstacles else None
+    code, resource = (first.code, first.resource) if first else ("turn", waits.parked)
+    holders = [holder.id for holder in first.holders] if first else []
     return Why(
         job_id,
         state,
-        parked.code,
-        parked.resource,
-        parked.holders,
-        parked.position,
-        reason_text(parked.resource, parked.code, parked.holders),
+        code,
+        resource,
+        waits.obstacles,
+        waits.position,
+        _expected_start(waits),
+        reason_text(resource, code, holders),
+        remedy(first) if first else "nothing: it is about to start",
         task,
-        models_of(parked.needs),
+        models_of(waits.needs),
     )
+
+
+def _expected_start(waits: Waiting) -> int | None:
+    """When all that is full is expected to be free for this job, by average run times."""
+    start = waits.now_ms
+    for obstacle in waits.obstacles:
+        if obstacle.code in ("held", "closed", "no-worker", "restoring"):
+            return None
+        ends = sorted(
+            waits.now_ms + max(0.0, holder.expected_ms - (waits.now_ms - holder.started_ms))
+            if holder.started_ms is not None and holder.expected_ms is not None
+            else waits.now_ms + waits.expected_ms
+            for holder in obstacle.holders
+        )
+        if ends:
+            ahead = waits.position - 1 if obstacle.resource == waits.parked else 0
+            rounds, place = divmod(ahead, len(ends))
+            start = max(start, int(ends[place] + rounds * waits.expected_ms))
+    return start
+
+
+def remedy(obstacle: Obstacle) -> str:
+    """Say what would let a job go on that this stops."""
+    kind, name = kind_of(obstacle.resource), obstacle.resource.partition(":")[2]
+    if obstacle.code == "held":
+        return f"resume {obstacle.resource}" if name else "resume everything"
+    if obstacle.code == "no-worker":
+        return f"start a worker for queue {name}"
+    if obstacle.code == "no-slot":
+        return f"wait for a slot, or add workers to queue {name}"
+    if obstacle.code == "closed":
+        return f"raise the limit of {obstacle.resource} above 0"
+    if obstacle.code == "reserved":
+        return f"wait until job {obstacle.holders[0].id}, which has waited longest, has its models"
+    if obstacle.code == "full" and obstacle.holders:
+        holders = ", ".join(holder.id for holder in obstacle.holders)
+        more = "" if kind == "model" else f", or raise the limit ({obstacle.limit})"
+        return f"wait for the end of {holders}{more}"
+    return "wait: it is about to be handed on"

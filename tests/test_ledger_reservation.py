@@ -94,9 +94,9 @@ def test_a_job_that_would_delay_the_reserved_one_waits_and_says_so(at: Driver) -
     at.ledger.tick()
     at.submit("late", "b")
     assert at.state("late") == "waiting"
-    parked = at.ledger.parked("late")
+    parked = at.ledger.waits("late")
     assert parked is not None
-    assert (parked.resource, parked.code) == ("model:b", "reserved")
+    assert [(item.resource, item.code) for item in parked.obstacles] == [("model:b", "reserved")]
     at.ledger.finish("first", token, "completed")
     assert at.state("wide") == "dispatched"
     assert at.state("late") == "waiting"

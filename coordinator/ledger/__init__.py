@@ -5,14 +5,24 @@ The scripts are in ``lua/``, one file per operation. What they share is put in f
 
 from __future__ import annotations
 
-from coordinator.ledger.answers import Admission, Claim, Finish, Parked, Renewal
+from coordinator.ledger.answers import Admission, Claim, Finish, Holder, Obstacle, Renewal, Waiting
 from coordinator.ledger.capacity import Capacity
 from coordinator.ledger.epochs import Epochs
 from coordinator.ledger.jobs import Jobs
 from coordinator.ledger.reads import Reads
 from coordinator.ledger.scripts import connection_url
 
-__all__ = ["Admission", "Claim", "Finish", "Ledger", "Parked", "Renewal", "connection_url"]
+__all__ = [
+    "Admission",
+    "Claim",
+    "Finish",
+    "Holder",
+    "Ledger",
+    "Obstacle",
+    "Renewal",
+    "Waiting",
+    "connection_url",
+]
 
 
 class Ledger(Jobs, Capacity, Epochs, Reads):

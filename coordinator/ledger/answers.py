@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +29,65 @@ class Admission:
 
 
 @dataclass(frozen=True, slots=True)
-class Parked:
-    """What stops a waiting job now; see ``Admission`` for the fields."""
+class Holder:
+    """Who has a unit of a resource.
+
+    Attributes:
+        id: the job or workflow execution.
+        task, worker, state: of its run, where it is a job.
+        started_ms: when the run began (Unix milliseconds, Redis's clock), if it has.
+        expected_ms: how long a run of this task takes on average.
+    """
+
+    id: str
+    task: str | None = None
+    worker: str | None = None
+    state: str | None = None
+    started_ms: int | None = None
+    expected_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """A resource that stops a job now.
+
+    Attributes:
+        resource: its name.
+        code: ``full``, ``closed`` (its limit is 0), ``held``, ``no-worker``, ``no-slot``, ``reserved``
+            (kept for a job of several models), ``wake`` (about to be handed on) or ``restoring``.
+        limit: how many units there are, None when it is not limited.
+        in_use: how many of them are held.
+        holders: up to five who hold them.
+        hold: who paused it, why and until when, if it is held.
+    """
 
     resource: str
     code: str
-    holders: tuple[str, ...]
-    position: int
+    limit: int | None = None
+    in_use: int = 0
+    holders: tuple[Holder, ...] = ()
+    hold: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What stops a waiting job at one moment.
+
+    Attributes:
+        now_ms: the moment, Redis's clock in Unix milliseconds.
+        needs: its resources.
+        parked: the resource it waits for first.
+        position: its place among those that wait for that, from 1.
+        expected_ms: how long its own run takes on average.
+        obstacles: all that stops it, in the order of its needs; none when only its turn has to come.
+    """
+
+    now_ms: int
     needs: tuple[str, ...]
+    parked: str
+    position: int
+    expected_ms: float
+    obstacles: tuple[Obstacle, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from coordinator.ledger.answers import Parked
+from coordinator.ledger.answers import Holder, Obstacle, Waiting
 from coordinator.ledger.scripts import Scripts
 from coordinator.resources import models_of
 
@@ -18,17 +18,18 @@ class Reads(Scripts):
         """Return what the ledger knows of a job, or None."""
         return self.redis.hgetall(f"{self.prefix}job:{job_id}") or None
 
-    def parked(self, job_id: str) -> Parked | None:
-        """Return what stops a waiting job now, or None when it does not wait."""
+    def waits(self, job_id: str) -> Waiting | None:
+        """Return all that stops a waiting job now, or None when it does not wait."""
         answer = self.run("why", job_id)
         if answer.get("answer") == "none":
             return None
-        return Parked(
-            answer["resource"],
-            answer["code"],
-            tuple(answer.get("holders") or ()),
-            answer["position"],
+        return Waiting(
+            answer["now"],
             tuple(answer["needs"]),
+            answer["parked"],
+            answer["position"],
+            answer["expected"],
+            tuple(_obstacle(item) for item in answer.get("obstacles") or ()),
         )
 
     def unknown(self, job_ids: Sequence[str]) -> set[str]:
@@ -114,3 +115,19 @@ class Reads(Scripts):
                 if job:
                     found.append({"id": job_id, **job})
         return found
+
+
+def _obstacle(item: dict[str, Any]) -> Obstacle:
+    holders = tuple(
+        Holder(
+            holder["id"],
+            holder.get("task"),
+            holder.get("worker"),
+            holder.get("state"),
+            holder.get("started"),
+            holder.get("expected"),
+        )
+        for holder in item.get("holders") or ()
+    )
+    hold = json.loads(item["hold"]) if item.get("hold") else None
+    return Obstacle(item["resource"], item["code"], item.get("limit"), item["of"], holders, hold)

@@ -1,23 +1,38 @@
--- What stops a waiting job now; changes nothing.
+-- All that stops a waiting job now; changes nothing.
 --
 -- ARGV[2] job id
--- Answers {resource, code, holders, position, needs} or {answer = none} when it does not wait
+-- Answers {now, needs, parked, position, obstacles = {{resource, code, limit, hold, holders = {{id, worker,
+--          started, expected, task}}, of}}} or {answer = none} when it does not wait
+local SHOWN = 5
 local job = read(ARGV[2])
-if not job or job.state ~= 'waiting' then
+local class = job and job.state == 'waiting' and class_read(job.class)
+if not class then
   return cjson.encode({answer = 'none'})
 end
-local class = class_read(job.class)
-local stop, code
+local obstacles = {}
 for _, resource in ipairs(class.needs) do
-  code = obstacle(resource, class, job.task)
+  local code = open ~= '1' and 'restoring' or obstacle(resource, class, job.task)
   if code then
-    stop = resource
-    break
+    local entry = {resource = resource, code = code, limit = limit_of(resource) or nil}
+    entry.hold = code == 'held' and call('HGET', P .. 'holds', resource) or nil
+    local count = call('SCARD', P .. 'holders:' .. resource)
+    local ids = call('SRANDMEMBER', P .. 'holders:' .. resource, SHOWN)
+    if code == 'reserved' then
+      ids = {call('HGET', P .. 'reservation', 'job')}
+    end
+    local holders = {}
+    for _, id in ipairs(ids) do
+      local run = call('HMGET', P .. 'job:' .. id, 'worker', 'started', 'task', 'state')
+      holders[#holders + 1] = {id = id, worker = run[1] or nil, started = tonumber(run[2]) or nil,
+        task = run[3] or nil, state = run[4] or nil, expected = run[3] and expected(run[3]) or nil}
+    end
+    entry.holders, entry.of = #holders > 0 and holders or nil, count
+    obstacles[#obstacles + 1] = entry
+    if open ~= '1' then
+      break
+    end
   end
 end
-if open ~= '1' then
-  code = 'restoring'
-end
-local answer = blockers(job, stop or class.parked, code or 'turn')
-answer.needs = class.needs
-return cjson.encode(answer)
+local place = blockers(job, class.parked, 'turn')
+return cjson.encode({now = now, needs = class.needs, parked = class.parked, position = place.position,
+  task = job.task, expected = expected(job.task), obstacles = #obstacles > 0 and obstacles or nil})
