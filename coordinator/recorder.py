@@ -26,11 +26,11 @@ NAME = "recorder"
 #: How long the term of an elected recorder lasts; when it dies, another takes over after it.
 TERM_MS = 5000
 
-#: Events in one transaction: short, so that producers on SQLite wait for milliseconds only.
+#: Events in one transaction at most; the store may want fewer, so that producers wait for milliseconds only.
 BATCH = 500
 
 #: Batches between two elections; together far shorter than the term.
-BATCHES = 4
+BATCHES = 8
 
 #: Seconds between two looks at an empty stream (growing), for somebody else's term, and after an error.
 IDLE_LEAST, IDLE_MOST = 0.05, 0.5
@@ -123,7 +123,8 @@ class Recorder:
             return 0
         total = 0
         for _ in range(BATCHES):
-            events = self.ledger.read_events(BATCH)
+            size = self.store.batch_size(BATCH)
+            events = self.ledger.read_events(size)
             if not events:
                 break
             unrecorded = record_all(self.store, events)
@@ -139,7 +140,7 @@ class Recorder:
                 ]
             )
             total += len(events)
-            if len(events) < BATCH:
+            if len(events) < size:
                 break
         return total
 

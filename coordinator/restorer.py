@@ -236,6 +236,8 @@ def configured(settings: Settings) -> dict[str, str]:
     for name, queue in settings.queues.items():
         values[f"queue:{name}"] = str(queue.max_concurrency)
         values[f"org:{name}"] = str(queue.org_limit)
+    values |= {resource: str(number) for resource, number in settings.limits.items()}
+    values |= {f"weight:{org}": str(number) for org, number in settings.weights.items()}
     values["org"] = str(settings.queue("").org_limit)
     return values
 

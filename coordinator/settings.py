@@ -63,6 +63,8 @@ class Settings:
         queues: the managed queues by name.
         exclude_queues: queues of the app that are left to plain Celery.
         default_models_limit: holders of one model at once.
+        limits: units of single resources, such as ``{"model:ranker": 2}``.
+        weights: turns of single orgs, such as ``{"acme": 3}``; 1 by default.
         serialized: one job at a time over everything.
         reservation_after: seconds a job of several models waits before later ones may no longer delay it.
         max_retries: retries after a failure; ``retry_delays`` gives their delays in seconds.
@@ -84,6 +86,8 @@ class Settings:
     queues: Mapping[str, QueueSettings] = field(default_factory=dict)
     exclude_queues: tuple[str, ...] = ()
     default_models_limit: int = 1
+    limits: Mapping[str, int] = field(default_factory=dict)
+    weights: Mapping[str, int] = field(default_factory=dict)
     serialized: bool = False
     reservation_after: float = 30.0
     max_retries: int = 3
@@ -178,6 +182,17 @@ def _mapping(value: object) -> Mapping[str, Any]:
     return value
 
 
+def _numbers(low: int) -> Callable[[object], dict[str, int]]:
+    def parse(value: object) -> dict[str, int]:
+        whole = _whole(low)
+        try:
+            return {check_name("name", name): whole(item) for name, item in _mapping(value).items()}
+        except ValueError:
+            raise ValueError(f"a mapping of names to whole numbers from {low}") from None
+
+    return parse
+
+
 def _redis_url(value: object) -> str:
     url = _text(value)
     if not url.startswith(("redis://", "rediss://", "redis+socket://", "sentinel://")):
@@ -206,6 +221,8 @@ _PARSERS: dict[str, Callable[[object], Any]] = {
     "lease_seconds": _number(1, 3600),
     "exclude_queues": _names,
     "default_models_limit": _whole(1),
+    "limits": _numbers(0),
+    "weights": _numbers(1),
     "serialized": _flag,
     "reservation_after": _number(0),
     "max_retries": _whole(0),

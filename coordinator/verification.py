@@ -18,7 +18,6 @@ _HASHES = (
     "meta",
     "defaults",
     "limits",
-    "weights",
     "holds",
     "pools",
     "pool_workers",
@@ -257,7 +256,7 @@ class _Verification:
     def _limit(self, resource: str, kind: str, name: str) -> int | None:
         defaults = self.at.hash("defaults")
         names = {"org": (f"org:{name.partition('/')[0]}", "org"), QUEUE: (resource,)}.get(
-            kind, (kind,)
+            kind, (resource, kind)
         )
         found = self.at.hash("limits").get(resource)
         for default in names:

@@ -135,14 +135,24 @@ class WorkQueue:
             What became of each, in the same order.
 
         Raises:
-            InvalidValue: an unknown queue is named in the settings as excluded; nothing was written.
+            InvalidValue: a need that could never be met; nothing was written.
             StoreUnavailable: durability is ``database`` and the database is down; nothing was accepted.
             LedgerUnavailable: durability is ``redis`` and Redis is down; nothing was accepted.
         """
+        for job in jobs:
+            self._check_possible(job)
         admissions: list[Admission] = []
         for start in range(0, len(jobs), BATCH):
             admissions += self._submit(list(jobs[start : start + BATCH]), inside)
         return admissions
+
+    def _check_possible(self, job: Job) -> None:
+        # "Never" is not "not now": what a configured limit of 0 forbids would wait for ever.
+        for resource in job.needs:
+            if self.settings.limits.get(resource) == 0:
+                raise InvalidValue(
+                    "coordinator_limits", resource, f"above 0: job {job.job_id} could never start"
+                )
 
     def _submit(self, jobs: list[Job], inside: bool) -> list[Admission]:
         stored, new = False, set[str]()

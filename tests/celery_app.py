@@ -20,6 +20,8 @@ from typing import Any
 
 from celery import Celery, Task, shared_task, signature
 from celery.exceptions import Ignore, Reject
+from kombu.common import Broadcast
+from kombu.entity import Queue
 
 from coordinator import NotRetryable, checkpoint, coordinate, current_job
 from tests.helpers import eventually
@@ -322,6 +324,8 @@ def create(
             coordinator_data_dir=str(folder),
         )
     app.conf.update(conf)
+    if "test_broadcast" in conf:
+        app.conf.task_queues = [Queue("work"), Broadcast(conf["test_broadcast"])]
     for name in ("trace", "gates"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     if coordinated:

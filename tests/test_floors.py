@@ -17,7 +17,8 @@ TASKS = ROOT / "tasks"
 #: From the ground up. A file imports from its own floor and from those below it; no two files each other.
 FLOORS: dict[str, tuple[str, ...]] = {
     "values": ("errors", "states", "resources", "jobs", "settings"),
-    "records": ("family", 
+    "records": (
+        "family",
         "ledger",
         "schema",
         "store",

@@ -219,7 +219,7 @@ def test_orgs_take_turns_and_a_new_one_starts_within_a_round(at: Driver) -> None
 
 def test_weights_give_shares(at: Driver) -> None:
     at.work(slots=1)
-    at.redis.hset("t:weights", "big", 3)
+    at.ledger.weigh("big", 3, "me")
     at.submit("first", org="x")
     for number in range(50):
         at.submit(f"big{number}", org="big")

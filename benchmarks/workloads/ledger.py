@@ -296,7 +296,8 @@ def _fairness(server: RedisServer, sizes: Sizes) -> Iterator[Row]:
     for weights in ({"A": 1, "B": 1, "C": 1}, {"A": 1, "B": 2, "C": 5}):
         server.client.flushall()
         driver = Driver(server, sizes["fair_slots"])
-        driver.ledger.redis.hset("coordinator:weights", mapping=weights)
+        for org, weight in weights.items():
+            driver.ledger.weigh(org, weight, "benchmark")
         starts, newcomer = _turns(driver, weights, sizes["starts"])
         # Of the starts before the newcomer and of those after it.
         errors = [

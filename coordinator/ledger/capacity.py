@@ -79,6 +79,10 @@ class Capacity(Scripts):
         """Set the limit of a resource, or reset it to the configured one with None."""
         self.run("limit", resource, "" if value is None else value, until_ms, by, reason)
 
+    def weigh(self, org: str, weight: int | None, by: str, reason: str = "") -> None:
+        """Set the weight of an org's turns: one of weight 2 starts twice as many jobs. None resets it."""
+        self.limit(f"weight:{org}", weight, by, reason)
+
     def configure(self, values: dict[str, str]) -> None:
         """Set configured limits and times; an empty value removes one."""
         self.run("configure", *[part for pair in values.items() for part in pair])

@@ -25,7 +25,7 @@ local function configured(resource)
   elseif kind == 'queue' then
     return resource
   end
-  return kind
+  return resource, kind
 end
 
 local function limit_of(resource)

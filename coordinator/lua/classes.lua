@@ -56,7 +56,7 @@ end
 
 -- Charges one turn to the lane of an admitted job on every resource where others wait.
 local function charge(class)
-  local weight = tonumber(call('HGET', P .. 'weights', class.org)) or 1
+  local weight = class.org ~= '' and limit_of('weight:' .. class.org) or 1
   for _, resource in ipairs(class.needs) do
     local lanes = P .. 'lanes:' .. resource
     if call('EXISTS', lanes) == 1 then

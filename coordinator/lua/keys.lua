@@ -5,8 +5,8 @@
 --
 -- Keys (after the prefix):
 --   meta              hash    epoch, run_id, open, sequence, token, ticked, clock_offset (tests), ...
---   defaults, limits  hash    resource or kind -> limit; configured, and set by an operator
---   weights           hash    org -> weight of its turns
+--   defaults, limits  hash    resource or kind -> limit; configured, and set by an operator. "weight:<org>"
+--                             there is the weight of the org's turns
 --   holds             hash    resource -> JSON {by, reason, until_ms}
 --   ends              zset    "hold <resource>" | "limit <resource>" by the time it ends
 --   job:<id>          hash    where a job stands and what it holds

@@ -19,6 +19,11 @@ CHECKPOINT_EVENTS = 2000
 #: Pages of the WAL from which that also waits for a moment without writers, so that the WAL begins anew.
 RESTART_PAGES = 8000
 
+#: Seconds for which a batch should hold SQLite's write lock, and the fewest events in it all the same: a
+#: machine that is busy with other things makes every lock long.
+LOCK_SECONDS = 0.005
+BATCH_LEAST = 100
+
 #: The longest rest between two batches, in seconds.
 REST_MOST = 0.1
 
@@ -44,6 +49,8 @@ class Recording(Planning):
     """The verbs of the recorder."""
 
     _locked_until = _locked = 0.0
+    #: Seconds of lock per event, as measured of late.
+    _cost = 25e-6
     _since_checkpoint = 0
 
     def record(self, events: Sequence[Event]) -> Recorded:
@@ -72,6 +79,16 @@ class Recording(Planning):
         self._checkpoint(done.new)
         return done
 
+    def batch_size(self, most: int) -> int:
+        """Return how many events to record at once, so that nobody waits for long.
+
+        Args:
+            most: what to return when nobody waits at all.
+        """
+        if self.dialect != "sqlite":
+            return most
+        return max(min(BATCH_LEAST, most), min(most, int(LOCK_SECONDS / self._cost)))
+
     def _record_planned(self, plan: Plan) -> Recorded | None:
         """Write a plan; None when somebody wrote to the same rows since it was made, and nothing is written."""
         with self.writing() as connection:
@@ -81,6 +98,9 @@ class Recording(Planning):
                 connection.rollback()
         self._locked_until = time.monotonic()
         self._locked = self._locked_until - began
+        # The commit's own time is shared by all; a few events say nothing about many.
+        if len(plan.fresh) >= BATCH_LEAST:
+            self._cost = max(1e-6, 0.8 * self._cost + 0.2 * self._locked / len(plan.fresh))
         return Recorded(len(plan.fresh), plan.known, plan.moved, self._locked) if written else None
 
     def _record_locked(self, batch: Mapping[Key, Transition]) -> Recorded:
