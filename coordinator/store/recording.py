@@ -21,11 +21,11 @@ RESTART_PAGES = 8000
 
 #: Seconds for which a batch should hold SQLite's write lock, and the fewest events in it all the same: a
 #: machine that is busy with other things makes every lock long.
-LOCK_SECONDS = 0.005
-BATCH_LEAST = 100
+LOCK_SECONDS = 0.003
+BATCH_LEAST = 50
 
 #: The longest rest between two batches, in seconds.
-REST_MOST = 0.1
+REST_MOST = 0.01
 
 
 @dataclass(frozen=True)
