@@ -19,11 +19,10 @@ from tests.helpers import eventually
 def hit(cluster: Cluster, name: str, choice: random.Random, left: float = 0.0) -> psutil.Process:
     """Return a pool process of a worker that runs a job at this moment, and for some seconds more."""
 
-    def busy() -> psutil.Process | None:
-        found = cluster.busy(name, left)
-        return choice.choice(found) if found else None
+    def busy() -> list[psutil.Process]:
+        return cluster.busy(name, left)
 
-    return eventually(busy, 30) or psutil.Process()
+    return choice.choice(eventually(busy, 30))
 
 
 @drill(runs_killed=True)
@@ -176,8 +175,7 @@ def _take_over(cluster: Cluster, choice: random.Random, within: float) -> str:
     eventually(lambda: len(cluster.accepted()) >= 62, 60)
     waits = []
     for kind in ("child", "worker"):
-        name, run = eventually(lambda: _victim(cluster), 60) or ("", None)
-        assert run is not None
+        name, run = eventually(lambda: _victims(cluster), 60)[0]
         with cluster.blow("kill"):
             killed = time.monotonic()
             if kind == "child":
@@ -200,13 +198,20 @@ def _take_over(cluster: Cluster, choice: random.Random, within: float) -> str:
     return f"child {waits[0]:.2f} s, worker {waits[1]:.2f} s"
 
 
-def _victim(cluster: Cluster) -> tuple[str, Run] | None:
-    for run in cluster.runs():
-        if run.ended is None and time.monotonic() - run.last < 0.1:
-            for name in cluster.workers:
-                if min(run.pids) in {child.pid for child in cluster.children(name)}:
-                    return name, run
-    return None
+def _victims(cluster: Cluster) -> list[tuple[str, Run]]:
+    """Return the runs that live at this moment, each with its worker."""
+    lively = [
+        run
+        for run in cluster.runs()
+        if run.ended is None and time.monotonic() - run.last < 0.1 and run.planned < 1
+    ]
+    return [
+        (name, run)
+        for name in cluster.workers
+        for child in cluster.children(name)
+        for run in lively
+        if child.pid in run.pids
+    ]
 
 
 @drill(runs_killed=True)
