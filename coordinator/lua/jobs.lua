@@ -31,11 +31,13 @@ local function move(job, verb, state, changes, data)
     call('HINCRBY', P .. 'counts', job.queue .. '|' .. state, 1)
     job.state = state
   end
-  local set = {'state', state, 'version', job.version}
+  local set, gone = {'state', state, 'version', job.version}, {}
   for name, value in pairs(changes) do
     if value == false then
-      call('HDEL', P .. 'job:' .. job.id, name)
-      job[name] = nil
+      if job[name] then
+        gone[#gone + 1] = name
+        job[name] = nil
+      end
     else
       set[#set + 1] = name
       set[#set + 1] = value
@@ -43,6 +45,9 @@ local function move(job, verb, state, changes, data)
     end
   end
   call('HSET', P .. 'job:' .. job.id, unpack(set))
+  if #gone > 0 then
+    call('HDEL', P .. 'job:' .. job.id, unpack(gone))
+  end
   data.state = state
   emit(verb, job.id, job.version, data)
   if FINAL[state] then
