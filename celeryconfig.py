@@ -59,6 +59,11 @@ beat_schedule = {
         "schedule": 2.0,
         "options": {"queue": "maintenance", "expires": 2.0},
     },
+    "prune": {
+        "task": "coordinator.prune",
+        "schedule": 3600.0,
+        "options": {"queue": "maintenance", "expires": 3600.0},
+    },
 }
 
 coordinator_populator = "tasks.pipeline:plan"

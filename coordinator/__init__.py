@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         InvalidSetting,
         InvalidValue,
         JobStopped,
+        LedgerFull,
         NotRetryable,
         Refused,
         StoreUnavailable,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from coordinator.maintenance import get_queue_populator
     from coordinator.populator import Wish
     from coordinator.reaper import JobReaper, JobReaperConfig
+    from coordinator.transactions import outbox
     from coordinator.work_queue import WorkQueue, get_job_coordinator, get_work_queue
 
 __version__ = "0.1.0"
@@ -40,6 +42,7 @@ __all__ = [
     "JobReaper",
     "JobReaperConfig",
     "JobStopped",
+    "LedgerFull",
     "NotRetryable",
     "Refused",
     "RunningJob",
@@ -53,6 +56,7 @@ __all__ = [
     "get_job_logger",
     "get_queue_populator",
     "get_work_queue",
+    "outbox",
     "progress",
 ]
 
@@ -64,12 +68,14 @@ _HOMES = {
         "InvalidSetting",
         "InvalidValue",
         "JobStopped",
+        "LedgerFull",
         "NotRetryable",
         "Refused",
         "StoreUnavailable",
     ),
     "maintenance": ("get_queue_populator",),
     "populator": ("Wish",),
+    "transactions": ("outbox",),
     "reaper": ("JobReaper", "JobReaperConfig"),
     "work_queue": ("WorkQueue", "get_job_coordinator", "get_work_queue"),
 }

@@ -60,7 +60,8 @@ class Coordination:
         from coordinator.recorder import Recorder
 
         queue = self.work_queue
-        return Recorder(queue.ledger, queue.store, Deliverer(self.app), holder)
+        watermark = self.settings.memory_watermark
+        return Recorder(queue.ledger, queue.store, Deliverer(self.app), holder, watermark)
 
     def manages(self, queue: str) -> bool:
         return queue not in self.settings.exclude_queues

@@ -48,6 +48,21 @@ class LedgerUnavailable(CoordinatorError):
     """Redis cannot be reached."""
 
 
+class LedgerFull(CoordinatorError):
+    """Redis is nearly full: new jobs are refused, so that those there are can go on.
+
+    Args:
+        used, allowed: bytes of memory.
+    """
+
+    def __init__(self, used: int, allowed: int) -> None:
+        self.used, self.allowed = used, allowed
+        super().__init__(
+            f"Redis uses {used / 1e6:.1f} MB of the {allowed / 1e6:.1f} MB it may: no new job is accepted "
+            "until jobs have ended; raise its maxmemory, or wait"
+        )
+
+
 class StoreUnavailable(CoordinatorError):
     """The database cannot be reached, so the job could not be accepted."""
 

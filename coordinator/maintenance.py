@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from celery import Celery, states
@@ -86,6 +87,14 @@ def install(app: Celery) -> None:
         except CoordinatorError as error:
             logger.warning("[COORDINATOR] populator: %s; the next round tries again", error)
             return 0
+
+    @app.task(name="coordinator.prune", coordinated=False, ignore_result=True)
+    def prune() -> dict[str, int]:
+        try:
+            return asdict(app.coordination.work_queue.prune(by="beat", reason="retention"))
+        except CoordinatorError as error:
+            logger.warning("[COORDINATOR] retention: %s; the next round tries again", error)
+            return {}
 
 
 class Deliverer:

@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from coordinator.errors import LedgerFull
 from coordinator.ledger import Ledger
 from coordinator.restorer import is_gone
 from coordinator.work_queue import WorkQueue
@@ -116,7 +117,11 @@ class JobReaper:
                     if item.job.job_id in current and not current[item.job.job_id].finished_ms
                 ]
                 if jobs:
-                    ledger.submit(jobs, ["entered"] * len(jobs))
+                    try:
+                        ledger.submit(jobs, ["entered"] * len(jobs))
+                    except LedgerFull as error:
+                        logger.warning("[COORDINATOR] reaper: %s", error)
+                        return entered
                     entered += len(jobs)
                     logger.warning(
                         "[COORDINATOR] reaper: %d accepted jobs entered again", len(jobs)

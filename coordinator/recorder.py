@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -36,6 +37,9 @@ BATCHES = 8
 IDLE_LEAST, IDLE_MOST = 0.05, 0.5
 WATCH = 1.0
 BACK_OFF_LEAST, BACK_OFF_MOST = 0.25, 2.0
+
+#: Seconds between two looks at the memory of Redis.
+MEMORY_SECONDS = 1.0
 
 #: Nothing is wrong with an event when one of these is raised: it is tried again.
 _PASSING = (StoreUnavailable, LedgerUnavailable, LedgerClosed)
@@ -98,6 +102,7 @@ class Recorder:
         deliver: writes the Celery result of a job that ended without a worker; it gets the event and the
             job's row (None when the store does not know it), and may be called again for the same event.
         holder: this process among those that may be elected.
+        memory_watermark: percent of Redis's maxmemory from which new jobs are refused.
     """
 
     def __init__(
@@ -106,9 +111,12 @@ class Recorder:
         store: Store,
         deliver: Callable[[Event, dict[str, Any] | None], None],
         holder: str,
+        memory_watermark: float = 90.0,
     ) -> None:
         self.ledger, self.store, self.deliver, self.holder = ledger, store, deliver, holder
+        self.memory_watermark = memory_watermark
         self.elected = False
+        self._looked_at = 0.0
 
     def tick(self) -> int:
         """Record what there is, up to some batches; return the number of events dealt with.
@@ -121,6 +129,7 @@ class Recorder:
         self.elected = self.ledger.elect(NAME, self.holder, TERM_MS)
         if not self.elected:
             return 0
+        self._watch_memory()
         total = 0
         for _ in range(BATCHES):
             size = self.store.batch_size(BATCH)
@@ -169,6 +178,20 @@ class Recorder:
                 continue
             stop.wait(min(BACK_OFF_LEAST * 2 ** min(trouble, 8), BACK_OFF_MOST))
         self._resign()
+
+    def _watch_memory(self) -> None:
+        # Here, since what fills Redis up while nobody records is the stream.
+        if time.monotonic() - self._looked_at < MEMORY_SECONDS:
+            return
+        self._looked_at = time.monotonic()
+        full, changed = self.ledger.watch_memory(self.memory_watermark)
+        if changed and full:
+            logger.error(
+                "[COORDINATOR] Redis uses more than %g %% of its memory: new jobs are refused, running ones go on",
+                self.memory_watermark,
+            )
+        elif changed:
+            logger.warning("[COORDINATOR] Redis has memory again: new jobs are accepted")
 
     def _resign(self) -> None:
         if not self.elected:

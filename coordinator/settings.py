@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -55,6 +57,12 @@ class Settings:
     Attributes:
         redis_url: Redis for ledger and broker; None is the embedded one.
         database_url: SQLAlchemy URL of the store; None is a SQLite file in the data folder.
+        table_prefix: first part of the name of every table and view in the database.
+        sqlite_synchronous: SQLite's ``PRAGMA synchronous``.
+        redact: regular expressions of what is taken out of arguments, errors and results.
+        log_days: age in days at which events leave the log.
+        finished_days: age in days, since their end, at which finished jobs leave the database.
+        memory_watermark: percent of Redis's maxmemory from which new jobs are refused.
         data_dir: folder of everything that is kept on this machine.
         durability: ``database`` (``delay()`` returns after the row is committed) or ``redis``.
         durability_fallback: whether a producer falls back to ``redis`` while the database is down.
@@ -78,6 +86,12 @@ class Settings:
 
     redis_url: str | None = None
     database_url: str | None = None
+    table_prefix: str = ""
+    sqlite_synchronous: str = "NORMAL"
+    redact: tuple[str, ...] = ()
+    log_days: float = 7.0
+    finished_days: float = 30.0
+    memory_watermark: float = 90.0
     data_dir: Path = Path(DATA_DIR)
     durability: str = "database"
     durability_fallback: bool = False
@@ -169,6 +183,29 @@ def _names(value: object) -> tuple[str, ...]:
     return tuple(str(item).strip() for item in items if str(item).strip())
 
 
+def _prefix(value: object) -> str:
+    if not re.fullmatch(r"([a-z_][a-z0-9_]{0,19})?", _text(value)):
+        raise ValueError("at most 20 lower-case letters, digits and underscores")
+    return _text(value)
+
+
+def _rules(value: object) -> tuple[str, ...]:
+    # In the environment: one expression, or a JSON list of them.
+    if isinstance(value, str):
+        try:
+            value = json.loads(value) if value.startswith("[") else [value]
+        except ValueError:
+            value = [value]
+    if not isinstance(value, (list, tuple)):
+        raise ValueError("a list of regular expressions")
+    for rule in value:
+        try:
+            re.compile(rule)
+        except (re.error, TypeError) as error:
+            raise ValueError(f"a list of regular expressions ({rule!r}: {error})") from None
+    return tuple(value)
+
+
 def _delays(value: object) -> tuple[float, ...]:
     items = value.split(",") if isinstance(value, str) else value
     if not isinstance(items, (list, tuple)):
@@ -214,6 +251,12 @@ _QUEUE_PARSERS: dict[str, Callable[[object], Any]] = {
 _PARSERS: dict[str, Callable[[object], Any]] = {
     "redis_url": _redis_url,
     "database_url": _text,
+    "table_prefix": _prefix,
+    "sqlite_synchronous": _one_of("NORMAL", "FULL", "EXTRA"),
+    "redact": _rules,
+    "log_days": _number(0),
+    "finished_days": _number(0),
+    "memory_watermark": _number(10, 100),
     "data_dir": lambda value: Path(str(value)).expanduser(),
     "durability": _one_of("database", "redis"),
     "durability_fallback": _flag,

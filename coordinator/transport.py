@@ -8,6 +8,7 @@ ledger knows who has what.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -59,18 +60,23 @@ def _milliseconds(moment: Any) -> int:
     return int(float(moment) * 1000)
 
 
-def job_of(message: dict[str, Any], queue: str, timeout: float | None) -> Job:
+def job_of(
+    message: dict[str, Any], queue: str, timeout: float | None, rules: Sequence[str] = ()
+) -> Job:
     """Return the job that a coordinated Celery message (protocol 2) describes.
 
     Args:
         message: the message as Kombu would push it; its eta moves to the ledger.
         queue: the queue it is published to.
         timeout: seconds a job of this queue may run when neither task nor call say.
+        rules: what is taken out of the arguments that are shown, as regular expressions.
 
     Raises:
         InvalidValue: a name or number in it is not allowed.
     """
     headers = message["headers"]
+    if rules:
+        _redact(headers, rules)
     options = headers[OPTIONS_HEADER]
     due_ms = _milliseconds(headers.get("eta"))
     headers["eta"] = None
@@ -122,6 +128,16 @@ def _arguments(payload: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
         if isinstance(args, (list, tuple)) and isinstance(kwargs, Mapping):
             return args, kwargs
     raise InvalidValue("body", payload, "a list of arguments, keyword arguments and canvas")
+
+
+def _redact(headers: dict[str, Any], rules: Sequence[str]) -> None:
+    # What workers' events, Flower and the logs show of the arguments; the arguments themselves go as they are.
+    from coordinator.store import redact
+
+    compiled = [re.compile(rule) for rule in rules]
+    for name in ("argsrepr", "kwargsrepr"):
+        if headers.get(name):
+            headers[name] = redact(headers[name], compiled)
 
 
 class QoS(kombu_redis.QoS):
@@ -176,7 +192,7 @@ class Channel(kombu_redis.Channel):
             super()._put(queue, message, **kwargs)
             return
         settings = self.coordination.settings
-        job = job_of(message, queue, settings.queue(queue).timeout)
+        job = job_of(message, queue, settings.queue(queue).timeout, settings.redact)
         running = current_job()
         if running is not None and running.id == job.job_id:
             # Retry or replace: the message is the running job's successor, applied when it finishes.
@@ -243,7 +259,8 @@ class Channel(kombu_redis.Channel):
             # Kombu writes 0 for "not given", which is the highest on Redis.
             described["priority"] = payload["properties"]["priority"]
         headers[OPTIONS_HEADER] = described
-        return job_of(payload, queue, self.coordination.settings.queue(queue).timeout)
+        settings = self.coordination.settings
+        return job_of(payload, queue, settings.queue(queue).timeout, settings.redact)
 
     def _refuse(self, message: Any, error: Exception) -> None:
         job_id = message.headers.get("id")

@@ -23,6 +23,7 @@ from coordinator.errors import (
     CoordinatorError,
     InvalidValue,
     LedgerClosed,
+    LedgerFull,
     LedgerUnavailable,
     Refused,
     StoreUnavailable,
@@ -40,10 +41,11 @@ from coordinator.resources import (
 )
 from coordinator.restorer import Restorer, configured
 from coordinator.settings import Settings
+from coordinator.transactions import Outbox, current_outbox
 from coordinator.why import Why, explain
 
 if TYPE_CHECKING:
-    from coordinator.store import Store
+    from coordinator.store import Pruned, Store
 
 logger = logging.getLogger("coordinator")
 
@@ -58,6 +60,19 @@ def default_author() -> str:
     except (KeyError, OSError):
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()}"
+
+
+def open_store(settings: Settings) -> Store:
+    """Return the store of an installation; it connects with its first verb, and its tables may be missing."""
+    # Imported when it is needed: SQLAlchemy takes longer to import than all the rest.
+    from coordinator.store import Store
+
+    return Store(
+        settings.store_url,
+        settings.table_prefix,
+        redact=settings.redact,
+        synchronous=settings.sqlite_synchronous,
+    )
 
 
 def row_of(job: Job) -> str:
@@ -92,10 +107,7 @@ class WorkQueue:
         if self._store is None:
             with self._lock:
                 if self._store is None:
-                    # Imported when it is needed: SQLAlchemy takes longer to import than all the rest.
-                    from coordinator.store import Store
-
-                    store = Store(self.settings.store_url)
+                    store = open_store(self.settings)
                     store.upgrade()
                     self._store = store
         return self._store
@@ -138,11 +150,16 @@ class WorkQueue:
             InvalidValue: a need that could never be met; nothing was written.
             StoreUnavailable: durability is ``database`` and the database is down; nothing was accepted.
             LedgerUnavailable: durability is ``redis`` and Redis is down; nothing was accepted.
+            LedgerFull: Redis is nearly full; nothing was accepted (never raised for ``inside``).
         """
         for job in jobs:
             self._check_possible(job)
         admissions: list[Admission] = []
+        box = current_outbox()
         for start in range(0, len(jobs), BATCH):
+            if box is not None:
+                admissions += self._put_in(box, jobs[start : start + BATCH])
+                continue
             admissions += self._submit(list(jobs[start : start + BATCH]), inside)
         return admissions
 
@@ -153,6 +170,31 @@ class WorkQueue:
                 raise InvalidValue(
                     "coordinator_limits", resource, f"above 0: job {job.job_id} could never start"
                 )
+
+    def _put_in(self, box: Outbox, jobs: Sequence[Job]) -> list[Admission]:
+        box.add(self, jobs)
+        return [
+            Admission(job.job_id, "delayed" if job.due_ms else "waiting", code="outbox")
+            for job in jobs
+        ]
+
+    def accept_in(self, target: Any, jobs: Sequence[Job]) -> None:
+        """Store jobs inside the caller's own transaction; see ``transactions``."""
+        self.store.insert_in(target, jobs)
+
+    def enter(self, jobs: Sequence[Job]) -> None:
+        """Enter jobs into the ledger that are in the store; others are left out.
+
+        Raises:
+            LedgerUnavailable, LedgerClosed, LedgerFull, StoreUnavailable: the reaper enters them later.
+        """
+        stored = self.store.known([job.job_id for job in jobs])
+        for job, admission in zip(
+            committed := [job for job in jobs if job.job_id in stored],
+            self._enter(committed, ()) if committed else (),
+            strict=True,
+        ):
+            self._log_admission(job, admission)
 
     def _submit(self, jobs: list[Job], inside: bool) -> list[Admission]:
         stored, new = False, set[str]()
@@ -170,7 +212,11 @@ class WorkQueue:
         # A known id may be a new definition, of the end of a canvas that replaced the job: the ledger knows.
         rows = ["" if job.job_id in new else row_of(job) for job in jobs]
         try:
-            admissions = self._enter(jobs, rows if any(rows) else ())
+            admissions = self._enter(jobs, rows if any(rows) else (), inside)
+        except LedgerFull:
+            if self._withdrawn(new):
+                raise
+            return [Admission(job.job_id, "waiting", code="memory") for job in jobs]
         except (LedgerUnavailable, LedgerClosed) as error:
             if not stored:
                 raise
@@ -181,16 +227,25 @@ class WorkQueue:
             self._log_admission(job, admission)
         return admissions
 
-    def _enter(self, jobs: list[Job], rows: Sequence[str]) -> list[Admission]:
+    def _withdrawn(self, job_ids: set[str]) -> bool:
+        """Take back rows that the ledger has no room for; False when they stay, and are accepted so."""
         try:
-            return self.ledger.submit(jobs, rows)
+            self.store.withdraw(sorted(job_ids))
+        except StoreUnavailable as error:
+            logger.warning("[COORDINATOR] %d jobs accepted, entered later: %s", len(job_ids), error)
+            return False
+        return True
+
+    def _enter(self, jobs: list[Job], rows: Sequence[str], insist: bool = False) -> list[Admission]:
+        try:
+            return self.ledger.submit(jobs, rows, insist)
         except LedgerClosed:
             # The first call after Redis was empty or restarted; else somebody restores already.
             deadline = time.monotonic() + self.ledger.patience
             pause = threading.Event()
             while not self.ensure_open() and time.monotonic() < deadline:
                 pause.wait(0.05)
-            return self.ledger.submit(jobs, rows)
+            return self.ledger.submit(jobs, rows, insist)
 
     # -- the run of a job ----------------------------------------------------------------------------
 
@@ -320,6 +375,47 @@ class WorkQueue:
         if model is not None:
             return model_resource(model)
         return SERIAL_RESOURCE if queue is None else queue_resource(queue)
+
+    def limit(
+        self,
+        resource: str,
+        value: int | None,
+        *,
+        reason: str = "",
+        by: str | None = None,
+        until_ms: int = 0,
+    ) -> None:
+        """Set the limit of a resource, or reset it to the configured one with None.
+
+        Args:
+            resource: such as ``model:ranker`` or ``queue:training``.
+            value: its units from now on.
+            reason, by: kept in the log.
+            until_ms: when it ends by itself (Unix milliseconds); 0 is never.
+        """
+        self.ledger.limit(resource, value, by or default_author(), reason, until_ms)
+
+    def prune(
+        self,
+        log_days: float | None = None,
+        finished_days: float | None = None,
+        *,
+        reason: str = "",
+        by: str | None = None,
+    ) -> Pruned:
+        """Remove old events and old finished jobs from the store, in small batches.
+
+        Args:
+            log_days, finished_days: ages; by default those of the settings.
+            reason, by: kept in the log.
+        """
+        settings = self.settings
+        return self.store.prune(
+            settings.log_days if log_days is None else log_days,
+            settings.finished_days if finished_days is None else finished_days,
+            by=by or default_author(),
+            reason=reason,
+        )
 
     # -- reads ---------------------------------------------------------------------------------------
 

@@ -321,11 +321,27 @@ class RecorderStep(bootsteps.StartStopStep):
         queues = app.amqp.queues
         if "maintenance" in queues and "maintenance" not in queues.consume_from:
             return
-        recorder = app.coordination.recorder(controller.coordinator_lease.view.id)
+        holder = controller.coordinator_lease.view.id
         self.thread = threading.Thread(
-            target=recorder.run, args=(self.stop_event,), name="coordinator-recorder", daemon=True
+            target=self._record, args=(app, holder), name="coordinator-recorder", daemon=True
         )
         self.thread.start()
+
+    def _record(self, app: Celery, holder: str) -> None:
+        # In the thread: a worker starts and does its work also while the database is down.
+        pause, told = 0.5, False
+        while not self.stop_event.is_set():
+            try:
+                recorder = app.coordination.recorder(holder)
+            except CoordinatorError as error:
+                if not told:
+                    logger.error("[COORDINATOR] recording waits, nothing is lost: %s", error)
+                told = True
+                self.stop_event.wait(pause)
+                pause = min(2 * pause, 5.0)
+            else:
+                recorder.run(self.stop_event)
+                return
 
     def stop(self, controller: Any) -> None:  # noqa: ARG002 - Celery's signature
         self.stop_event.set()

@@ -30,6 +30,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "decisions": (
         "why",
         "restorer",
+        "transactions",
         "work_queue",
         "recorder",
         "reaper",

@@ -109,6 +109,20 @@ class Epochs(Scripts):
             f"{self.prefix}events", minid=f"{milliseconds}-{int(part) + 1}", approximate=False
         )
 
+    def watch_memory(self, percent: float) -> tuple[bool, bool]:
+        """Refuse new jobs while Redis uses more than a part of its ``maxmemory``.
+
+        Args:
+            percent: from where on; they are taken again 5 below.
+
+        Returns:
+            Whether new jobs are refused, and whether that has changed.
+        """
+        info = self.redis.info("memory")
+        used, allowed = int(info["used_memory"]), int(info.get("maxmemory") or 0)
+        answer = self.run("watermark", used, allowed, percent, percent - 5)
+        return bool(answer["full"]), bool(answer["changed"])
+
     def elect(self, name: str, holder: str, ttl_ms: int) -> bool:
         """Take or extend a singleton's term; False when somebody else holds it."""
         return bool(self.run("elect", name, holder, ttl_ms)["answer"] == "yes")

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from coordinator.errors import LedgerFull
 from coordinator.jobs import Job
 from coordinator.ledger.answers import Admission, Claim, Finish
 from coordinator.ledger.scripts import Scripts, encoded
@@ -14,14 +15,20 @@ from coordinator.ledger.scripts import Scripts, encoded
 class Jobs(Scripts):
     """The verbs of jobs; each is one script."""
 
-    def submit(self, jobs: Sequence[Job], rows: Sequence[str] = ()) -> list[Admission]:
+    def submit(
+        self, jobs: Sequence[Job], rows: Sequence[str] = (), insist: bool = False
+    ) -> list[Admission]:
         """Accept jobs, in one step; each starts at once or waits.
 
         Args:
             jobs: at most some hundred.
             rows: for each job its row as JSON when the store does not have it yet (durability redis).
+            insist: whether they are taken even when Redis is nearly full.
+
+        Raises:
+            LedgerFull: Redis is nearly full; nothing was taken.
         """
-        arguments: list[str | int | float] = []
+        arguments: list[str | int | float] = ["1" if insist else ""]
         for index, job in enumerate(jobs):
             arguments += (
                 job.job_id,
@@ -39,6 +46,8 @@ class Jobs(Scripts):
                 rows[index] if rows else "",
             )
         answers = self.run("submit", *arguments)
+        if isinstance(answers, dict) and answers.get("refused"):
+            raise LedgerFull(int(answers["used"]), int(answers["allowed"]))
         return [_admission(job, answer) for job, answer in zip(jobs, answers, strict=True)]
 
     def claim(self, job_id: str, token: int, nonce: str, worker: str) -> Claim:

@@ -25,6 +25,7 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "elect": ("keys",),
     "wipe": ("keys",),
     "progress": ("keys", "epoch"),
+    "watermark": ("keys", "epoch"),
     "settle": ("keys", "epoch", "jobs"),
     "build": ("keys", "building"),
     "restore": ("keys", "building", *_ADMITTING),

@@ -1,12 +1,21 @@
 -- Accepts jobs: each starts at once if all its resources are free, else it waits in its class.
 -- Guarantee: submitting the same id again changes nothing; all jobs of a call are taken in one step.
 --
--- ARGV[2..] per job: id, class, needs (joined by spaces), priority, org, owner, task, due ms (0 now),
+-- ARGV[2] "1" when they must be taken although Redis is nearly full: a running job's chain goes on
+-- ARGV[3..] per job: id, class, needs (joined by spaces), priority, org, owner, task, due ms (0 now),
 --           expires ms (0 never), max_retries, retries, message, row (JSON for the recorder, or ""; "entered"
 --           when the reaper found it in the store, whose producer may still be about to submit it)
--- Answers a list: {state, resource, code, holders, position} or {known = state}; in order.
+-- Answers a list: {state, resource, code, holders, position} or {known = state}; in order. Or, nothing being
+-- taken, {refused = 'memory', used, allowed}
+local full = ARGV[2] ~= '1' and call('HGET', P .. 'meta', 'full')
+if full then
+  local said = cjson.decode(full)
+  if said.until_ms > now then
+    return cjson.encode({refused = 'memory', used = said.used, allowed = said.allowed})
+  end
+end
 local answers = {}
-for i = 2, #ARGV, 13 do
+for i = 3, #ARGV, 13 do
   local id, queue = ARGV[i], ARGV[i + 2]:match('queue:(%S+)$')
   local old = read(id)
   if old and not old.replaced then

@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 
-class Store(Recording, Poison, Restoration, Queries, Log, Operations, Retention, Upgrade):
+class Store(Recording, Poison, Restoration, Queries, Operations, Retention, Log, Upgrade):
     """All verbs of the store; see ``database.Database`` for the arguments.
 
     Cheap to make: it connects with the first verb. Safe to share between threads and across a fork.

@@ -10,6 +10,9 @@ from coordinator.resources import QUEUE
 from coordinator.store.redaction import Redactor, unstorable
 from coordinator.store.transitions import Transition
 
+#: What is true after an operator's action whose event does not say so.
+_AFTER = {"paused": "held", "resumed": "free"}
+
 
 def log_row(
     step: Transition, before: str | None, row: Mapping[str, Any], redactor: Redactor
@@ -46,7 +49,7 @@ def log_row(
         "why": _shown(data.get("reason") or data.get("error")),
         "resource": _shown(data.get("resource")),
         "before": before if of_job else _shown(data.get("before")),
-        "after": step.state if of_job else _shown(data.get("after")),
+        "after": step.state if of_job else _shown(data.get("after", _AFTER.get(event.verb))),
         "data": text,
     }
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+import secrets
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import sqlalchemy as sa
 
 from coordinator.states import ALIASES, State
-from coordinator.store.database import Database, Row
+from coordinator.store.database import Database, Row, now_ms
 from coordinator.store.transitions import first_ordinal
+
+#: Second parts of the ids of notes: from here to twice as much.
+_NOTES = 1 << 19
 
 
 class Log(Database):
@@ -101,6 +105,54 @@ class Log(Database):
             if len(rows) < page:
                 return
             position = (rows[-1]["ordinal"], rows[-1]["event_id"])
+
+    def note(
+        self,
+        verb: str,
+        by: str,
+        reason: str = "",
+        *,
+        resource: str | None = None,
+        before: str | None = None,
+        after: str | None = None,
+        at_ms: int = 0,
+        data: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write an operator's action to the log that the ledger has no part in.
+
+        Args:
+            verb: what was done, as a past participle.
+            by, reason: who, and why.
+            resource, before, after: what it was done to, and what that changed.
+            at_ms: when (Unix milliseconds); 0 is now.
+            data: anything else that JSON can hold.
+        """
+        table = self.schema.events
+        at = at_ms or now_ms()
+        # Like an id of the ledger's stream, but with a second part that no stream reaches.
+        part = _NOTES + secrets.randbelow(_NOTES)
+        redacted = self.redactor.value({"by": by, "reason": reason, **(data or {})})
+        row = {
+            "epoch": max(1, self._present_epoch()),
+            "event_id": f"{at}-{part}",
+            "ordinal": first_ordinal(at) + part,
+            "version": 0,
+            "job_id": "",
+            "event_type": verb,
+            "at": at,
+            "who": redacted["by"],
+            "why": redacted["reason"] or None,
+            "resource": resource,
+            "before": before,
+            "after": after,
+            "data": redacted,
+        }
+        with self.writing() as connection:
+            connection.execute(sa.insert(table).values(row))
+
+    def _present_epoch(self) -> int:
+        with self.reading() as connection:
+            return connection.scalar(sa.select(self.schema.epochs.c.epoch)) or 0
 
     def completed_since(self, since_ms: int, queue: str | None = None) -> int:
         """Return how many jobs were completed since a moment (Unix milliseconds), as far as the log goes."""

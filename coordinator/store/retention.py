@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import sqlalchemy as sa
 
 from coordinator.errors import InvalidValue
 from coordinator.states import FINAL
-from coordinator.store.database import Database, now_ms
+from coordinator.store.database import now_ms
+from coordinator.store.log import Log
 from coordinator.store.transitions import first_ordinal
 
 DAY_MS = 24 * 3600 * 1000
@@ -23,7 +24,7 @@ class Pruned:
     poison: int
 
 
-class Retention(Database):
+class Retention(Log):
     """The verbs that forget."""
 
     def prune(
@@ -32,6 +33,10 @@ class Retention(Database):
         finished_days: float = 30,
         batch: int = 1000,
         at_ms: int = 0,
+        *,
+        by: str = "coordinator",
+        reason: str = "",
+        dry_run: bool = False,
     ) -> Pruned:
         """Remove old events and old finished jobs; totals stay as they are.
 
@@ -40,6 +45,8 @@ class Retention(Database):
             finished_days: age in days, since their end, at which finished jobs go. Unfinished never do.
             batch: rows per transaction, so that writers wait for milliseconds only.
             at_ms: the present moment (Unix milliseconds); 0 is the clock's.
+            by, reason: kept in the log, when something went.
+            dry_run: whether to count only.
 
         Raises:
             InvalidValue: a negative age, or an empty batch.
@@ -53,9 +60,11 @@ class Retention(Database):
                 raise InvalidValue(name, value, f"a number from {least} up")
         now = at_ms or now_ms()
         log_end, job_end = now - int(log_days * DAY_MS), now - int(finished_days * DAY_MS)
+        if dry_run:
+            return self._prunable(first_ordinal(log_end), job_end)
         jobs, poison = self.schema.jobs, self.schema.poison
         ended, aside = jobs.c.finished_at, poison.c.set_aside_at
-        return Pruned(
+        gone = Pruned(
             events=self._prune_log(first_ordinal(log_end), batch),
             jobs=sum(
                 self._prune(jobs.c.job_id, ended, job_end, batch, jobs.c.state == state.value)
@@ -63,6 +72,32 @@ class Retention(Database):
             ),
             poison=self._prune(poison.c.event_id, aside, job_end, batch),
         )
+        if gone != Pruned(0, 0, 0):
+            counts = {"log_days": log_days, "finished_days": finished_days, **asdict(gone)}
+            self.note("pruned", by, reason, at_ms=now, data=counts)
+        return gone
+
+    def _prunable(self, log_end: int, job_end: int) -> Pruned:
+        events, jobs, poison = self.schema.events, self.schema.jobs, self.schema.poison
+        old = (
+            (events, [events.c.ordinal < log_end]),
+            (
+                jobs,
+                [
+                    jobs.c.state.in_([state.value for state in FINAL]),
+                    jobs.c.finished_at < job_end,
+                ],
+            ),
+            (poison, [poison.c.set_aside_at < job_end]),
+        )
+        with self.reading() as connection:
+            return Pruned(
+                *(
+                    connection.scalar(sa.select(sa.func.count()).select_from(table).where(*only))
+                    or 0
+                    for table, only in old
+                )
+            )
 
     def _prune(
         self,

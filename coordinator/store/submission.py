@@ -78,7 +78,33 @@ class Submission(Database):
         """
         connection = target if isinstance(target, sa.Connection) else target.connection()
         with translated(self.shown):
-            return self._insert_each(connection, jobs)
+            return self._insert_each(connection, jobs, self._spoken_by(connection))
+
+    def _spoken_by(self, connection: sa.Connection) -> Statements:
+        # The application may use another driver than we do, which writes parameters in another way.
+        dialect = connection.dialect
+        own = self.statements.dialect
+        if (dialect.driver, dialect.paramstyle) == (own.driver, own.paramstyle):
+            return self.statements
+        return self._others.setdefault(
+            (dialect.driver, dialect.paramstyle), Statements(self.schema, dialect)
+        )
+
+    def withdraw(self, job_ids: Sequence[str]) -> int:
+        """Take back jobs that nobody has been told of yet; return their number.
+
+        A job of which an event was recorded stays.
+
+        Raises:
+            StoreUnavailable: they stay, and are accepted.
+        """
+        table = self.schema.jobs
+        gone = 0
+        with self.writing() as connection:
+            for some in chunks(job_ids):
+                untouched = self.among(table.c.job_id, some), table.c.epoch == 0
+                gone += connection.execute(sa.delete(table).where(*untouched)).rowcount
+        return gone
 
     def known(self, job_ids: Sequence[str]) -> set[str]:
         """Return those of the ids that have a row."""
@@ -140,23 +166,32 @@ class Submission(Database):
         self._insert_models(connection, jobs)
         return done
 
-    def _insert_each(self, connection: sa.Connection, jobs: Sequence[Job]) -> set[str]:
+    def _insert_each(
+        self, connection: sa.Connection, jobs: Sequence[Job], spoken: Statements | None = None
+    ) -> set[str]:
+        statements = spoken or self.statements
         new = [
             job
             for job in _ordered(_unique(jobs))
-            if self.statements.job.one(connection, self.definition(job)).rowcount
+            if statements.job.one(connection, self.definition(job)).rowcount
         ]
-        self._insert_models(connection, new)
+        self._insert_models(connection, new, statements)
         return {job.job_id for job in new}
 
-    def _insert_models(self, connection: sa.Connection, jobs: Iterable[Job]) -> None:
-        statement = self.statements.model
+    def _insert_models(
+        self, connection: sa.Connection, jobs: Iterable[Job], spoken: Statements | None = None
+    ) -> None:
+        statement = (spoken or self.statements).model
         if rows := self.model_rows(jobs):
             statement.many(connection, [statement.bound(row) for row in rows])
 
     def model_rows(self, jobs: Iterable[Job]) -> list[dict[str, str]]:
         """Return rows for the second and further models of jobs, so that they are found by each of them."""
         return [{"job_id": job.job_id, "model": model} for job in jobs for model in job.models[1:]]
+
+    @cached_property
+    def _others(self) -> dict[tuple[str, str], Statements]:
+        return {}
 
     @cached_property
     def statements(self) -> Statements:

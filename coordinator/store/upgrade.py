@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from dataclasses import dataclass
 from importlib.resources import files
@@ -68,6 +69,10 @@ class Upgrade(Database):
         before = self.status()
         if before.up_to_date:
             return before
+        # Its news of each step are not for the logs of every worker; whoever wants them sets a level.
+        logger = logging.getLogger("alembic")
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.WARNING)
         # Alembic is needed here alone; every other process starts without its imports.
         from alembic import command
         from alembic.script import ScriptDirectory
