@@ -82,7 +82,6 @@ class Observed:
         self.steps: Counter[str] = Counter()
         self.virtual = 0.0
         self.offset = 0
-        self.jumped: set[str] = set()
         self.number = 0
         self.states: dict[str, str] = {}
         self.versions: dict[str, int] = {}

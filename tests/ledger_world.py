@@ -333,7 +333,6 @@ class World(Observed):
             self.model.workers.pop(worker.name, None)
             return
         worker.registered, worker.fence_at = True, began + LEASE - MARGIN
-        self.jumped.discard(worker.name)
         self.model.workers[worker.name] = (worker.queues, max(0, worker.slots - worker.busy))
         for run in [run for run in worker.runs if run.job_id in answer.lost]:
             del worker.runs[run]
@@ -392,9 +391,6 @@ class World(Observed):
             left -= part
             self._shift(part)
             self.virtual += part
-            if part > MARGIN or renewing:
-                # Nobody ticked: a lease is extended once until its worker is heard of, as after a jump.
-                self.jumped |= {worker.name for worker in self.workers}
             for worker in self.workers:
                 if self.mono() >= worker.fence_at:
                     worker.runs.clear()
@@ -406,14 +402,25 @@ class World(Observed):
         self.tick()
 
     def jump(self, seconds: int) -> None:
-        """Redis's clock steps. Again only once every worker was heard of, or has ended its runs."""
-        for worker in self.workers:
-            if worker.name in self.jumped and worker.runs:
-                return
-        self.jumped = {worker.name for worker in self.workers}
+        """Redis's clock steps: not twice between two renewals of a worker that runs something."""
+        prefix = self.ledger.prefix
+        stretched = {
+            worker.name
+            for worker in self.workers
+            if self.ledger.redis.hget(f"{prefix}worker:{worker.name}", "stretched") == "1"
+        }
+        if any(worker.runs and worker.name in stretched for worker in self.workers):
+            return
+        healthy = {
+            worker.name
+            for worker in self.workers
+            if worker.registered and self.mono() < worker.fence_at and worker.name not in stretched
+        }
         self._shift(seconds * 1000)
         self.steps["jump"] += 1
         self.tick()
+        known = set(self.ledger.redis.zrange(f"{self.ledger.prefix}workers", 0, -1))
+        assert healthy <= known, f"a step of the clock took the jobs of {healthy - known}"
 
     def tick(self) -> None:
         """Time-driven steps; what they did is checked against the rules, not predicted."""

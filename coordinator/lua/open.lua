@@ -15,7 +15,8 @@ call('HSET', P .. 'meta', 'run_id', ARGV[1])
 if call('HGET', P .. 'meta', 'epoch') ~= ARGV[2] then
   -- Tokens of a later epoch are greater than all of an earlier one.
   call('HSET', P .. 'meta', 'epoch', ARGV[2], 'token', string.format('%.0f', ARGV[2] * 2 ^ 32))
-  call('HDEL', P .. 'meta', 'ticked')
+  -- From here on a step of the clock is seen, also before the first tick.
+  call('HSET', P .. 'meta', 'ticked', text(now))
 end
 if state == '0' then
   call('DEL', P .. 'awaited')
