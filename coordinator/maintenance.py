@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 from collections.abc import Mapping
+from functools import partial
 from dataclasses import asdict
 from typing import Any
 
@@ -64,12 +65,11 @@ def get_queue_populator() -> QueuePopulator:
 
 
 def install(app: Celery) -> None:
-    """Register the maintenance tasks. They stay outside the ledger: they are what mends it.
+    """Register the maintenance tasks. They stay outside the ledger: they are what mends it."""
+    # Not shared: other apps of the process would get these, which mend this app's ledger.
+    task = partial(app.task, coordinated=False, ignore_result=True, shared=False)
 
-    Not shared, or other apps of the process would have these, which mend this app's ledger.
-    """
-
-    @app.task(name="coordinator.reap", coordinated=False, ignore_result=True, shared=False)
+    @task(name="coordinator.reap")
     def reap() -> dict[str, int]:
         try:
             return JobReaper.get_instance().run(app.coordination.work_queue)
@@ -77,7 +77,7 @@ def install(app: Celery) -> None:
             logger.warning("[COORDINATOR] reaper: %s; the next round tries again", error)
             return {}
 
-    @app.task(name="coordinator.populate", coordinated=False, ignore_result=True, shared=False)
+    @task(name="coordinator.populate")
     def populate(force: bool = False) -> int:
         populator = populator_of(app)
         if populator is None:
@@ -88,7 +88,7 @@ def install(app: Celery) -> None:
             logger.warning("[COORDINATOR] populator: %s; the next round tries again", error)
             return 0
 
-    @app.task(name="coordinator.prune", coordinated=False, ignore_result=True)
+    @task(name="coordinator.prune")
     def prune() -> dict[str, int]:
         try:
             return asdict(app.coordination.work_queue.prune(by="beat", reason="retention"))
