@@ -34,10 +34,8 @@ local function move(job, verb, state, changes, data)
   local set, gone = {'state', state, 'version', job.version}, {}
   for name, value in pairs(changes) do
     if value == false then
-      if job[name] then
-        gone[#gone + 1] = name
-        job[name] = nil
-      end
+      gone[#gone + 1] = name
+      job[name] = nil
     else
       set[#set + 1] = name
       set[#set + 1] = value
