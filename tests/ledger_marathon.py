@@ -190,6 +190,9 @@ def run(url: str, schedules: int, steps: int, seed: int, stop: bool = True) -> C
             try:
                 total += Schedule(url, number, steps).run()
                 total["schedules"] += 1
+            except KeyboardInterrupt:
+                # Ctrl-C ends the run with its counts.
+                break
             except (AssertionError, redis.RedisError) as error:
                 total["failures"] += 1
                 total["overlaps"] += "run at once" in str(error)
