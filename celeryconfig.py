@@ -48,24 +48,6 @@ worker_send_task_events = True
 task_send_sent_event = True
 broker_connection_retry_on_startup = True
 
-beat_schedule = {
-    "reap": {
-        "task": "coordinator.reap",
-        "schedule": 10.0,
-        "options": {"queue": "maintenance", "expires": 10.0},
-    },
-    "populate": {
-        "task": "coordinator.populate",
-        "schedule": 2.0,
-        "options": {"queue": "maintenance", "expires": 2.0},
-    },
-    "prune": {
-        "task": "coordinator.prune",
-        "schedule": 3600.0,
-        "options": {"queue": "maintenance", "expires": 3600.0},
-    },
-}
-
 coordinator_populator = "tasks.pipeline:plan"
 coordinator_summary = "tasks.pipeline:summary"
 coordinator_queues = {

@@ -22,6 +22,7 @@ from coordinator.errors import InvalidSetting, Refused
 from coordinator.ledger import connection_url
 from coordinator.maintenance import Deliverer
 from coordinator.maintenance import install as install_maintenance
+from coordinator.maintenance import schedule
 from coordinator.needs import OPTIONS, describe, said
 from coordinator.settings import Settings, load
 from coordinator.transport import OPTIONS_HEADER, TOKEN_HEADER, SentinelTransport, Transport
@@ -173,6 +174,7 @@ def _configure(app: Celery, settings: Settings) -> None:
     conf.broker_transport = alias
     if not conf.result_backend:
         conf.result_backend = url
+    conf.beat_schedule = {**schedule(app), **conf.beat_schedule}
 
 
 def coordinate(app: Celery) -> Celery:

@@ -97,6 +97,21 @@ def install(app: Celery) -> None:
             return {}
 
 
+def schedule(app: Celery) -> dict[str, Any]:
+    """Return the beat entries of the maintenance tasks; what the app's own schedule says counts more."""
+    every = {"coordinator.reap": 10.0, "coordinator.prune": 3600.0}
+    if app.coordination.settings.populator:
+        every["coordinator.populate"] = 2.0
+    # In an app that has a maintenance queue, long jobs must not keep these waiting.
+    queues = app.conf.task_queues or ()
+    names = {getattr(queue, "name", queue) for queue in queues}
+    routed = {"queue": "maintenance"} if "maintenance" in names else {}
+    return {
+        name: {"task": name, "schedule": seconds, "options": {"expires": seconds, **routed}}
+        for name, seconds in every.items()
+    }
+
+
 class Deliverer:
     """Writes the Celery result of jobs that ended without a worker, so that ``get()`` and chords go on."""
 
