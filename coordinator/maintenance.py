@@ -9,8 +9,8 @@ import logging
 import os
 import socket
 from collections.abc import Mapping
-from functools import partial
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from celery import Celery, states
