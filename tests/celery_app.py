@@ -21,7 +21,7 @@ from typing import Any
 from celery import Celery, Task, shared_task, signature
 from celery.exceptions import Ignore, Reject
 from kombu.common import Broadcast
-from kombu.entity import Queue
+from kombu.entity import Exchange, Queue
 
 from coordinator import NotRetryable, checkpoint, coordinate, current_job
 from tests.helpers import eventually
@@ -294,6 +294,12 @@ class AppTask(Task):
         return super().__call__(*args, **kwargs)
 
 
+def _queue(name: str, exchange: list[str]) -> Queue:
+    if exchange[1] == "fanout":
+        return Broadcast(exchange[0])
+    return Queue(name, Exchange(exchange[0], exchange[1]), routing_key=exchange[2])
+
+
 def create(
     broker: str | None, folder: Path, coordinated: bool = True, code: bool = True, **conf: Any
 ) -> Celery:
@@ -324,8 +330,8 @@ def create(
             coordinator_data_dir=str(folder),
         )
     app.conf.update(conf)
-    if "test_broadcast" in conf:
-        app.conf.task_queues = [Queue("work"), Broadcast(conf["test_broadcast"])]
+    if "test_exchanges" in conf:
+        app.conf.task_queues = [_queue(*item) for item in conf["test_exchanges"].items()]
     for name in ("trace", "gates"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     if coordinated:

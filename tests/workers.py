@@ -6,6 +6,7 @@ A test file asks for the fixtures with ``pytest_plugins = ["tests.workers"]``.
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import json
 import uuid
@@ -27,7 +28,10 @@ from tests.helpers import eventually, free_port, redis_executable, running
 #: Seconds to wait for what takes milliseconds: two cores may have other work.
 PATIENCE = 30
 
-_numbers = itertools.count(1)
+#: Databases of the Redis of these tests; each test that wants an installation of its own gets a new one.
+DATABASES = 1000
+
+_numbers, _databases = itertools.count(1), itertools.count(1)
 
 
 @dataclass(frozen=True)
@@ -200,37 +204,42 @@ class Installation:
                     assert "Unrecoverable" not in log.read_text()
 
 
-@contextlib.contextmanager
-def installation(folder: Path, **conf: Any) -> Iterator[Installation]:
-    """A Redis of its own: other tests empty theirs whenever they like."""
+@pytest.fixture(scope="session")
+def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis for these tests alone, since others empty theirs whenever they like: its URL without database.
+
+    One for all of them: results that Python forgets later than the test still say so to their server.
+    """
+    folder = tmp_path_factory.mktemp("redis")
     port = free_port()
     options = ["--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction"]
     command = [redis_executable(), "--port", str(port), "--bind", "127.0.0.1", *options]
+    command += ["--databases", str(DATABASES)]
     with running(*command, cwd=folder, log=folder / "redis.log", grace=0):
-        own = Installation(f"redis://127.0.0.1:{port}/0", folder, conf)
+        with redis.Redis(port=port) as client:
 
-        def answers() -> bool:
-            try:
-                return bool(own.redis.ping())
-            except redis.ConnectionError:
-                return False
+            def answers() -> bool:
+                try:
+                    return bool(client.ping())
+                except redis.ConnectionError:
+                    return False
 
-        eventually(answers)
-        try:
-            yield own
-        finally:
-            own.redis.close()
+            eventually(answers)
+        yield f"redis://127.0.0.1:{port}"
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+def shared(_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """An installation with one running prefork worker, for all tests that do not disturb each other."""
-    with installation(tmp_path_factory.mktemp("shared")) as own, own.worker(concurrency=4):
+    own = Installation(f"{_server}/0", tmp_path_factory.mktemp("shared"))
+    with contextlib.closing(own.redis), own.worker(concurrency=4):
         yield own
 
 
 @pytest.fixture
-def alone(tmp_path: Path) -> Iterator[Installation]:
+def alone(_server: str, tmp_path: Path) -> Iterator[Installation]:
     """An installation for one test, without a worker."""
-    with installation(tmp_path) as own:
+    own = Installation(f"{_server}/{next(_databases)}", tmp_path)
+    with contextlib.closing(own.redis):
         yield own
