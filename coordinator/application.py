@@ -20,9 +20,8 @@ from kombu.transport import TRANSPORT_ALIASES
 from coordinator.embedded import redis_url
 from coordinator.errors import InvalidSetting, Refused
 from coordinator.ledger import connection_url
-from coordinator.maintenance import Deliverer
+from coordinator.maintenance import Deliverer, schedule
 from coordinator.maintenance import install as install_maintenance
-from coordinator.maintenance import schedule
 from coordinator.needs import OPTIONS, describe, said
 from coordinator.settings import Settings, load
 from coordinator.transport import OPTIONS_HEADER, TOKEN_HEADER, SentinelTransport, Transport

@@ -175,9 +175,9 @@ def adopt(task: Any) -> None:
     if issubclass(cls, CoordinatedTask):
         return
     own = cls.Request
-    request: Any = "coordinator.worker:Request"
+    request: Any = "coordinator.request:Request"
     if own != celery.app.task.Task.Request:
-        from coordinator.worker import Request
+        from coordinator.request import Request
 
         request = type("Request", (Request, symbol_by_name(own)), {})
     known = (celery.app.task.Task, object)

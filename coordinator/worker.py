@@ -10,154 +10,22 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
-from weakref import WeakSet
 
-from billiard.einfo import ExceptionWithTraceback
-from billiard.exceptions import Terminated, WorkerLostError
 from celery import Celery, bootsteps, signals
 from celery.worker import state
-from celery.worker.request import Request as CeleryRequest
 
 from coordinator.context import WORKER_ID
 from coordinator.errors import CoordinatorError
-from coordinator.family import PROCESS_MARK, end, member, remains
+from coordinator.family import PROCESS_MARK
 from coordinator.renewal import Renewal
+from coordinator.request import DROPPED, IN_HAND, process_mark
 from coordinator.restorer import worker_identity
-from coordinator.transport import OPTIONS_HEADER, TOKEN_HEADER
 
 logger = logging.getLogger("coordinator")
 
 _PR_SET_PDEATHSIG = 1
-
-#: Coordinated messages this worker has, begun or not.
-_requests: WeakSet[Any] = WeakSet()
-
-#: Those that Celery dropped unbegun when it lost its connection, trusting the broker to bring them again.
-_dropped: set[Any] = set()
-
-
-class Request(CeleryRequest):
-    """A request that tells the ledger how it ended when no child process can."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.token: int | None = self._request_dict.get(TOKEN_HEADER)
-        self.over = False
-        if self.token is not None:
-            options = self._request_dict.get(OPTIONS_HEADER) or {}
-            # Kombu writes 0 for "not given", which retries and children would then ask for.
-            self._delivery_info["priority"] = options.get("priority")
-            self._limit(options)
-            _requests.add(self)
-
-    def _limit(self, options: Mapping[str, Any]) -> None:
-        hard, soft = self._request_dict.get("timelimit") or (None, None)
-        if hard is not None or soft is not None:
-            return
-        seconds, task, conf = options.get("timeout"), self._task, self._app.conf
-        limits = (task.time_limit, task.soft_time_limit)
-        if seconds is None and not any((*limits, conf.task_time_limit, conf.task_soft_time_limit)):
-            seconds = options.get("queue_timeout")
-        if seconds:
-            # Soft first, so that the task can clean up; hard shortly after.
-            self.time_limits = (seconds + max(5.0, seconds * 0.05), seconds)
-
-    @property
-    def in_hand(self) -> bool:
-        """Whether the worker still has it: begun or not, and not over."""
-        if self.over:
-            return False
-        # A terminated one is no longer active, but its process may still be at it.
-        return self.worker_pid is None or self in state.active_requests or self._already_revoked
-
-    @property
-    def _work_queue(self) -> Any:
-        return self._app.coordination.work_queue
-
-    def revoked(self) -> bool:
-        dropped = bool(super().revoked())
-        if dropped and self.token is not None and self.worker_pid is None and not self.over:
-            self.over = True
-            self._tell(
-                lambda queue: queue.ledger.undeliver(
-                    self.id, self.token, "revoked or expired", end=True
-                )
-            )
-        return dropped
-
-    def reject(self, requeue: bool = False) -> None:
-        if self.token is not None and requeue and self.worker_pid is not None:
-            # The child released the job already; the message must not come back as well.
-            requeue = False
-        super().reject(requeue=requeue)
-
-    def terminate(self, pool: Any, signal: Any = None) -> None:
-        if self.token is not None:
-            self._tell(lambda queue: queue.ledger.cancel(self.id, "terminated", "celery"))
-        super().terminate(pool, signal)
-
-    def on_timeout(self, soft: bool, timeout: float) -> None:
-        if not soft and self.token is not None:
-            # The pool kills it after this call, which hands its models to the next job.
-            _kill(self.worker_pid)
-        super().on_timeout(soft, timeout)
-        if not soft and self.token is not None:
-            self.over = True
-            error = f"TimeLimitExceeded({timeout})"
-            self._tell(
-                lambda queue: queue.ledger.finish(self.id, self.token, "failed", {"error": error})
-            )
-
-    def on_failure(
-        self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
-    ) -> Any:
-        exc = exc_info.exception
-        if isinstance(exc, ExceptionWithTraceback):
-            exc = exc.exc
-        died = isinstance(
-            exc, (WorkerLostError, Terminated, SystemExit, KeyboardInterrupt, MemoryError)
-        )
-        if self.token is None or not died:
-            return super().on_failure(exc_info, send_failed_event, return_ok)
-        # The process died: the ledger decides by the job's attempts whether it runs again. Celery's own
-        # FAILURE would end chords and callers' get() for a job that is not over.
-        state.task_ready(self)
-        self.over = True
-        _kill(self.worker_pid)
-        self._tell(lambda queue: self._lose(queue, _reason(exc)))
-        if not self._already_revoked:
-            self.send_event("task-retried", exception=_reason(exc), traceback="")
-        if not self.acknowledged:
-            self.acknowledge()
-        return None
-
-    def _lose(self, queue: Any, reason: str) -> None:
-        answer = queue.ledger.finish(self.id, self.token, "lost", {"reason": reason})
-        if answer.answer == "stale" and answer.state == "dispatched":
-            # Its process died before it claimed the job.
-            queue.ledger.undeliver(self.id, self.token, reason)
-
-    def _tell(self, say: Any) -> None:
-        try:
-            say(self._work_queue)
-        except CoordinatorError as error:
-            # The lease or the dispatch lease ends and says the same, later.
-            logger.warning("[COORDINATOR] job %s: the ledger was not told: %s", self.id, error)
-
-
-def _kill(pid: int | None) -> None:
-    """End a process of the pool with all it started, so that nothing of a job lives when its units are free."""
-    if pid is None or pid == os.getpid():
-        return
-    process = member(pid)
-    if process is None or process.group == pid:
-        end([process or remains(pid)], f"{PROCESS_MARK}={_mark(pid)}")
-
-
-def _reason(exc: BaseException) -> str:
-    return f"its process died: {exc}" if str(exc) else f"its process died: {type(exc).__name__}"
 
 
 class WorkerView:
@@ -178,27 +46,27 @@ class WorkerView:
 
     def busy(self) -> int:
         return sum(
-            1 for request in _copy(state.active_requests) if getattr(request, "token", None) is None
+            1 for request in _copy(state.activeIN_HAND) if getattr(request, "token", None) is None
         )
 
     def hand(self) -> list[Any]:
         # A request that is over may linger until it is collected.
         return [
             item
-            for item in _copy(_requests)
-            if item.in_hand and (item.worker_pid is not None or item not in _dropped)
+            for item in _copy(IN_HAND)
+            if item.in_hand and (item.worker_pid is not None or item not in DROPPED)
         ]
 
     def runs(self, item: Any) -> bool:
         return bool(item.in_hand)
 
     def dropped(self) -> list[Any]:
-        return _copy(_dropped)
+        return _copy(DROPPED)
 
     def forget(self, item: Any, given_back: bool) -> None:
         # What was not taken back has been begun meanwhile.
         item.over = item.over or given_back
-        _dropped.discard(item)
+        DROPPED.discard(item)
 
     def processes(self) -> list[int]:
         pool = getattr(self.controller.pool, "_pool", None)
@@ -279,10 +147,10 @@ class FetchStep(bootsteps.StartStopStep):
 
     def start(self, consumer: Any) -> None:
         # After a lost connection Celery goes on with what its pool had begun, and drops the rest.
-        _dropped.update(
+        DROPPED.update(
             item
-            for item in _copy(_requests)
-            if item.worker_pid is None and item not in state.active_requests
+            for item in _copy(IN_HAND)
+            if item.worker_pid is None and item not in state.activeIN_HAND
         )
         qos = consumer.task_consumer.channel.qos
         controller = consumer.controller
@@ -290,7 +158,7 @@ class FetchStep(bootsteps.StartStopStep):
         def can_fetch() -> bool:
             slots = int(controller.max_concurrency or consumer.pool.num_processes or 1)
             ahead = slots if self._rate() > self.SHORT * slots else 0
-            return len(state.reserved_requests) < slots + ahead
+            return len(state.reservedIN_HAND) < slots + ahead
 
         qos.can_fetch = can_fetch
 
@@ -351,16 +219,12 @@ class RecorderStep(bootsteps.StartStopStep):
     terminate = stop
 
 
-def _mark(pid: int) -> str:
-    return f"{os.environ.get(WORKER_ID, '')}/{pid}"
-
-
 def _child_started(**_: Any) -> None:
     # A group of its own, so that what a job starts can be killed with it; and no life without the main
     # process, since nobody would renew its lease.
     if os.getpid() != os.getpgrp():
         os.setpgid(0, 0)
-    os.environ[PROCESS_MARK] = _mark(os.getpid())
+    os.environ[PROCESS_MARK] = process_mark(os.getpid())
     if sys.platform.startswith("linux"):
         parent = os.getppid()
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)

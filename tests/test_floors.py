@@ -45,6 +45,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "transport",
         "task",
         "renewal",
+        "request",
         "worker",
         "guard",
         "maintenance",

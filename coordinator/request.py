@@ -1,0 +1,154 @@
+"""A message in a worker's hand, and what Celery's main process has to tell the ledger about it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakSet
+
+from billiard.einfo import ExceptionWithTraceback
+from billiard.exceptions import Terminated, WorkerLostError
+from celery.worker import state
+from celery.worker.request import Request as CeleryRequest
+
+from coordinator.context import WORKER_ID
+from coordinator.errors import CoordinatorError
+from coordinator.family import PROCESS_MARK, end, member, remains
+from coordinator.transport import OPTIONS_HEADER, TOKEN_HEADER
+
+logger = logging.getLogger("coordinator")
+
+#: Coordinated messages this worker has, begun or not.
+IN_HAND: WeakSet[Any] = WeakSet()
+
+#: Those that Celery dropped unbegun when it lost its connection, trusting the broker to bring them again.
+DROPPED: set[Any] = set()
+
+
+class Request(CeleryRequest):
+    """A request that tells the ledger how it ended when no child process can."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.token: int | None = self._request_dict.get(TOKEN_HEADER)
+        self.over = False
+        if self.token is not None:
+            options = self._request_dict.get(OPTIONS_HEADER) or {}
+            # Kombu writes 0 for "not given", which retries and children would then ask for.
+            self._delivery_info["priority"] = options.get("priority")
+            self._limit(options)
+            IN_HAND.add(self)
+
+    def _limit(self, options: Mapping[str, Any]) -> None:
+        hard, soft = self._request_dict.get("timelimit") or (None, None)
+        if hard is not None or soft is not None:
+            return
+        seconds, task, conf = options.get("timeout"), self._task, self._app.conf
+        limits = (task.time_limit, task.soft_time_limit)
+        if seconds is None and not any((*limits, conf.task_time_limit, conf.task_soft_time_limit)):
+            seconds = options.get("queue_timeout")
+        if seconds:
+            # Soft first, so that the task can clean up; hard shortly after.
+            self.time_limits = (seconds + max(5.0, seconds * 0.05), seconds)
+
+    @property
+    def in_hand(self) -> bool:
+        """Whether the worker still has it: begun or not, and not over."""
+        if self.over:
+            return False
+        # A terminated one is no longer active, but its process may still be at it.
+        return self.worker_pid is None or self in state.activeIN_HAND or self._already_revoked
+
+    @property
+    def _work_queue(self) -> Any:
+        return self._app.coordination.work_queue
+
+    def revoked(self) -> bool:
+        dropped = bool(super().revoked())
+        if dropped and self.token is not None and self.worker_pid is None and not self.over:
+            self.over = True
+            self._tell(
+                lambda queue: queue.ledger.undeliver(
+                    self.id, self.token, "revoked or expired", end=True
+                )
+            )
+        return dropped
+
+    def reject(self, requeue: bool = False) -> None:
+        if self.token is not None and requeue and self.worker_pid is not None:
+            # The child released the job already; the message must not come back as well.
+            requeue = False
+        super().reject(requeue=requeue)
+
+    def terminate(self, pool: Any, signal: Any = None) -> None:
+        if self.token is not None:
+            self._tell(lambda queue: queue.ledger.cancel(self.id, "terminated", "celery"))
+        super().terminate(pool, signal)
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        if not soft and self.token is not None:
+            # The pool kills it after this call, which hands its models to the next job.
+            _kill(self.worker_pid)
+        super().on_timeout(soft, timeout)
+        if not soft and self.token is not None:
+            self.over = True
+            error = f"TimeLimitExceeded({timeout})"
+            self._tell(
+                lambda queue: queue.ledger.finish(self.id, self.token, "failed", {"error": error})
+            )
+
+    def on_failure(
+        self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
+    ) -> Any:
+        exc = exc_info.exception
+        if isinstance(exc, ExceptionWithTraceback):
+            exc = exc.exc
+        died = isinstance(
+            exc, (WorkerLostError, Terminated, SystemExit, KeyboardInterrupt, MemoryError)
+        )
+        if self.token is None or not died:
+            return super().on_failure(exc_info, send_failed_event, return_ok)
+        # The process died: the ledger decides by the job's attempts whether it runs again. Celery's own
+        # FAILURE would end chords and callers' get() for a job that is not over.
+        state.task_ready(self)
+        self.over = True
+        _kill(self.worker_pid)
+        self._tell(lambda queue: self._lose(queue, _reason(exc)))
+        if not self._already_revoked:
+            self.send_event("task-retried", exception=_reason(exc), traceback="")
+        if not self.acknowledged:
+            self.acknowledge()
+        return None
+
+    def _lose(self, queue: Any, reason: str) -> None:
+        answer = queue.ledger.finish(self.id, self.token, "lost", {"reason": reason})
+        if answer.answer == "stale" and answer.state == "dispatched":
+            # Its process died before it claimed the job.
+            queue.ledger.undeliver(self.id, self.token, reason)
+
+    def _tell(self, say: Any) -> None:
+        try:
+            say(self._work_queue)
+        except CoordinatorError as error:
+            # The lease or the dispatch lease ends and says the same, later.
+            logger.warning("[COORDINATOR] job %s: the ledger was not told: %s", self.id, error)
+
+
+def _kill(pid: int | None) -> None:
+    """End a process of the pool with all it started, so that nothing of a job lives when its units are free."""
+    if pid is None or pid == os.getpid():
+        return
+    process = member(pid)
+    if process is None or process.group == pid:
+        end([process or remains(pid)], f"{PROCESS_MARK}={process_mark(pid)}")
+
+
+def _reason(exc: BaseException) -> str:
+    return f"its process died: {exc}" if str(exc) else f"its process died: {type(exc).__name__}"
+
+
+def process_mark(pid: int) -> str:
+    """Return what a process of the pool, and all it starts, carry in their environment."""
+    return f"{os.environ.get(WORKER_ID, '')}/{pid}"
