@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import click
 
-from coordinator.cli import check, restart, up
+from coordinator.cli import check, db, restart, up
 from coordinator.cli.installation import Installation
 from coordinator.cli.output import ErrorsShown
 
@@ -27,5 +27,5 @@ def main(ctx: click.Context, app: str | None) -> None:
     ctx.obj = Installation.of(ctx, app)
 
 
-for verb in (up, check, restart):
+for verb in (up, check, restart, db):
     main.add_command(verb.command)

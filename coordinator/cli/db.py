@@ -1,0 +1,137 @@
+"""``coordinator db VERB``: the database of the store."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from coordinator.cli.installation import Installation
+from coordinator.cli.output import REFUSED, ErrorsShown, answer, json_option, rows
+
+if TYPE_CHECKING:
+    from coordinator.store import Store
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class Moment(click.ParamType):
+    """A moment as ISO 8601, or an age such as ``90m``, ``12h`` or ``7d``; Unix milliseconds."""
+
+    name = "moment"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        if isinstance(value, int):
+            return value
+        age = re.fullmatch(r"(\d+)([smhd])", value)
+        if age:
+            return int((time.time() - int(age[1]) * _UNITS[age[2]]) * 1000)
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a time (2026-01-31T12:00) nor an age (7d)", param, ctx)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return int(moment.timestamp() * 1000)
+
+
+@click.group("db", cls=ErrorsShown)
+def command() -> None:
+    """The database: its tables, what to remove from it, its log."""
+
+
+def _store(installation: Installation) -> Store:
+    from coordinator.work_queue import open_store
+
+    return open_store(installation.settings)
+
+
+@command.command()
+@json_option
+@click.pass_obj
+def upgrade(installation: Installation, as_json: bool) -> None:
+    """Bring the tables to what this version needs; nothing to do when they are."""
+    store = _store(installation)
+    before = store.upgrade()
+    found = {"database": store.shown, "before": before.current, "now": before.head}
+    answer(found, as_json, lambda: rows(tuple(found), [tuple(map(str, found.values()))]))
+
+
+@command.command()
+@json_option
+@click.pass_obj
+def status(installation: Installation, as_json: bool) -> None:
+    """Tell where the database stands; exit code 1 when it needs an upgrade."""
+    store = _store(installation)
+    known = store.status()
+    found: dict[str, Any] = {
+        "database": store.shown,
+        "migration": known.current,
+        "needed": known.head,
+        "up_to_date": known.up_to_date,
+    }
+    if known.up_to_date:
+        found |= {"epoch": store.epoch(), "jobs": store.counts(), "poison": len(store.poison())}
+    answer(found, as_json, lambda: rows(("", ""), [(name, item) for name, item in found.items()]))
+    if not known.up_to_date:
+        raise click.exceptions.Exit(REFUSED)
+
+
+@command.command()
+@click.option("--log-days", type=click.FloatRange(min=0), help="Age at which events go.")
+@click.option("--finished-days", type=click.FloatRange(min=0), help="Age at which ended jobs go.")
+@click.option("--reason", default="", help="Kept in the log.")
+@click.option("--dry-run", is_flag=True, help="Count only.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+@click.pass_obj
+def prune(
+    installation: Installation,
+    log_days: float | None,
+    finished_days: float | None,
+    reason: str,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Remove old events and old ended jobs; ages are in days, by default those of the settings."""
+    from coordinator.work_queue import default_author
+
+    settings, store = installation.settings, _store(installation)
+    ages = {
+        "log_days": settings.log_days if log_days is None else log_days,
+        "finished_days": settings.finished_days if finished_days is None else finished_days,
+    }
+    if not dry_run and not yes:
+        old = store.prune(**ages, dry_run=True)
+        click.confirm(
+            f"Remove {old.events} events and {old.jobs} ended jobs from {store.shown}?",
+            abort=True,
+            err=True,
+        )
+    gone = store.prune(**ages, by=default_author(), reason=reason, dry_run=dry_run)
+    answer(
+        {"dry_run": dry_run, **ages, "removed": gone},
+        as_json,
+        lambda: rows(
+            ("would be removed" if dry_run else "removed", "number"),
+            [("events", gone.events), ("ended jobs", gone.jobs), ("poison events", gone.poison)],
+        ),
+    )
+
+
+@command.command()
+@click.option(
+    "--since", type=Moment(), default=0, help="A time (2026-01-31T12:00, UTC) or an age (7d)."
+)
+@click.option(
+    "--until", type=Moment(), default=0, help="The same; events from then on are left out."
+)
+@click.pass_obj
+def export(installation: Installation, since: int, until: int) -> None:
+    """Write the log as JSON lines, oldest first."""
+    for line in _store(installation).export(since, until):
+        click.echo(line)
