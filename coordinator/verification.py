@@ -141,7 +141,9 @@ class _Verification:
         self.at = snapshot
         # Of a settled job a trace is left for a while, without its class: it counts no more.
         jobs = {name: snapshot.hashes[key] for name, key in snapshot.names("job")}
-        self.jobs = {name: job for name, job in jobs.items() if "class" in job or not job.get("state")}
+        self.jobs = {
+            name: job for name, job in jobs.items() if "class" in job or not job.get("state")
+        }
         self.drifts: list[Drift] = []
 
     def _note(self, subject: str, problem: str) -> None:
