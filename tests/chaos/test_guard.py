@@ -18,13 +18,13 @@ from tests.helpers import ROOT, eventually
 
 #: A worker: starts a "pool process" with a group of its own, which starts a process with a session of its own.
 WORKER = """
-import os, subprocess, sys, time
+import os, signal, subprocess, sys
 if os.fork() == 0:
     os.setpgid(0, 0)
     job = subprocess.Popen(["sleep", "600"], start_new_session=True)
     open(sys.argv[1], "w").write(f"{os.getpid()} {job.pid}")
-    time.sleep(600)
-time.sleep(600)
+    signal.pause()
+signal.pause()
 """
 
 

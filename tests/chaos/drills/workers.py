@@ -68,8 +68,8 @@ def kill_children(cluster: Cluster, choice: random.Random) -> None:
 
 def _long(cluster: Cluster, choice: random.Random) -> None:
     """Load with some jobs that are longer than the lease, so that a freeze hits them."""
-    long = ("--shortest", "5", "--longest", "6", "--children", "0.5")
-    cluster.produce(12, choice.randrange(1 << 30), *long)
+    long = ("--shortest", "4", "--longest", "6", "--children", "0.5")
+    cluster.produce(24, choice.randrange(1 << 30), *long)
     cluster.produce(200, choice.randrange(1 << 30), "--children", "0.2")
 
 
