@@ -15,10 +15,11 @@ from typing import Any
 
 from celery import Celery, bootsteps, signals
 from celery.worker import state
+from kombu.asynchronous import get_event_loop
 
 from coordinator.context import WORKER_ID
 from coordinator.errors import CoordinatorError
-from coordinator.family import PROCESS_MARK
+from coordinator.family import PROCESS_MARK, member
 from coordinator.renewal import Renewal
 from coordinator.request import DROPPED, IN_HAND, process_mark
 from coordinator.restorer import worker_identity
@@ -71,6 +72,14 @@ class WorkerView:
     def processes(self) -> list[int]:
         pool = getattr(self.controller.pool, "_pool", None)
         return [process.pid for process in list(getattr(pool, "_pool", ())) if process.pid]
+
+    def look_after(self) -> None:
+        """Have the pool look for dead processes, if there is one."""
+        # It is told by a pipe that the dying process closes, and may look before the process is dead, and
+        # then again only seconds later.
+        hub = get_event_loop()
+        if hub is not None and any(member(pid) is None for pid in self.processes()):
+            hub.call_soon(self.controller.pool.maintain_pool)
 
     def report(self) -> dict[str, Any]:
         return {
