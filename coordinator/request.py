@@ -59,7 +59,7 @@ class Request(CeleryRequest):
         if self.over:
             return False
         # A terminated one is no longer active, but its process may still be at it.
-        return self.worker_pid is None or self in state.activeIN_HAND or self._already_revoked
+        return self.worker_pid is None or self in state.active_requests or self._already_revoked
 
     @property
     def _work_queue(self) -> Any:
