@@ -47,7 +47,7 @@ class WorkerView:
 
     def busy(self) -> int:
         return sum(
-            1 for request in _copy(state.activeIN_HAND) if getattr(request, "token", None) is None
+            1 for request in _copy(state.active_requests) if getattr(request, "token", None) is None
         )
 
     def hand(self) -> list[Any]:
@@ -159,7 +159,7 @@ class FetchStep(bootsteps.StartStopStep):
         DROPPED.update(
             item
             for item in _copy(IN_HAND)
-            if item.worker_pid is None and item not in state.activeIN_HAND
+            if item.worker_pid is None and item not in state.active_requests
         )
         qos = consumer.task_consumer.channel.qos
         controller = consumer.controller
@@ -167,7 +167,7 @@ class FetchStep(bootsteps.StartStopStep):
         def can_fetch() -> bool:
             slots = int(controller.max_concurrency or consumer.pool.num_processes or 1)
             ahead = slots if self._rate() > self.SHORT * slots else 0
-            return len(state.reservedIN_HAND) < slots + ahead
+            return len(state.reserved_requests) < slots + ahead
 
         qos.can_fetch = can_fetch
 
