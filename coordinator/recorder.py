@@ -38,6 +38,9 @@ IDLE_LEAST, IDLE_MOST = 0.05, 0.5
 WATCH = 1.0
 BACK_OFF_LEAST, BACK_OFF_MOST = 0.25, 2.0
 
+#: How often the batches of a recorder that is behind double.
+BEHIND_MOST = 3
+
 #: Seconds between two looks at the memory of Redis.
 MEMORY_SECONDS = 1.0
 
@@ -117,6 +120,8 @@ class Recorder:
         self.memory_watermark = memory_watermark
         self.elected = False
         self._looked_at = 0.0
+        #: Ticks in a row that did not come to the end of the stream.
+        self._behind = 0
 
     def tick(self) -> int:
         """Record what there is, up to some batches; return the number of events dealt with.
@@ -132,10 +137,10 @@ class Recorder:
         self._watch_memory()
         total = 0
         for _ in range(BATCHES):
-            size = self.store.batch_size(BATCH)
+            # Behind, it takes more at once: that costs producers some milliseconds, and a stream that grows
+            # would cost them Redis's memory.
+            size = min(BATCH, self.store.batch_size(BATCH) << self._behind)
             events = self.ledger.read_events(size)
-            if not events:
-                break
             unrecorded = record_all(self.store, events)
             for event in events:
                 if event.data.get("undelivered_result"):
@@ -150,7 +155,10 @@ class Recorder:
             )
             total += len(events)
             if len(events) < size:
+                self._behind = 0
                 break
+        else:
+            self._behind = min(self._behind + 1, BEHIND_MOST)
         return total
 
     def run(self, stop: threading.Event) -> None:

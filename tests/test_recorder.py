@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,12 +19,15 @@ import pytest
 import redis
 
 from coordinator import recorder as recorder_module
-from coordinator.errors import StoreUnavailable
+from coordinator.errors import LedgerFull, StoreUnavailable
 from coordinator.jobs import Event, Job
 from coordinator.ledger import Ledger
+from coordinator.reaper import JobReaper
 from coordinator.recorder import Recorder
 from coordinator.resources import needs_of
+from coordinator.settings import Settings
 from coordinator.store import Store
+from coordinator.work_queue import WorkQueue
 from tests.helpers import eventually
 
 Deliver = Callable[[Event, dict[str, Any] | None], None]
@@ -304,6 +308,140 @@ def test_the_loop_outlives_a_store_that_is_down(
         stop.set()
         thread.join(5)
     assert not thread.is_alive()
+
+
+@pytest.fixture
+def queue(redis_url: str, tmp_path: Path) -> Iterator[WorkQueue]:
+    queue = WorkQueue(
+        Settings(redis_url=redis_url, database_url=f"sqlite:///{tmp_path}/q.db", data_dir=tmp_path)
+    )
+    assert queue.ensure_open()
+    queue.configure()
+    yield queue
+    queue.store.close()
+
+
+def recorder_of(queue: WorkQueue) -> Recorder:
+    return Recorder(queue.ledger, queue.store, refuse, "me", queue.settings.memory_watermark)
+
+
+def test_what_operators_set_is_there_again_after_a_wipe(
+    queue: WorkQueue, redis_client: redis.Redis
+) -> None:
+    later = int(time.time() * 1000) + 600_000
+    queue.pause("training", by="ann", reason="repair")
+    queue.pause(model="ranker", by="ann", until_ms=later)
+    queue.pause("selfplay", by="ann")
+    queue.resume("selfplay", by="bob", reason="repaired")
+    queue.limit("queue:evaluation", 1, by="bob", reason="slow disk")
+    queue.limit("model:ranker", 4, by="bob", until_ms=later)
+    queue.limit("model:other", 4, by="bob")
+    queue.limit("model:other", None, by="bob")
+    before = queue.ledger.holds(), redis_client.hgetall("coordinator:limits")
+    ends = redis_client.zrange("coordinator:ends", 0, -1, withscores=True)
+    recorder_of(queue).tick()
+    redis_client.flushall()
+    assert queue.ensure_open()
+    queue.configure()
+    held = {name: note["by"] for name, note in queue.ledger.holds().items()}
+    assert held == {"queue:training": "ann", "model:ranker": "ann"}
+    assert {name: note["reason"] for name, note in queue.ledger.holds().items()} == {
+        name: note["reason"] for name, note in before[0].items()
+    }
+    assert redis_client.hgetall("coordinator:limits") == before[1]
+    assert redis_client.zrange("coordinator:ends", 0, -1, withscores=True) == ends
+    actions = [(row["event_type"], row["who"], row["why"]) for row in queue.store.audit()]
+    assert ("resumed", "bob", "repaired") in actions
+    assert ("limit_set", "bob", "slow disk") in actions
+
+
+def test_operators_actions_on_jobs_are_logged_with_who_and_why(queue: WorkQueue) -> None:
+    queue.ledger.renew("w1", ["selfplay"], 10, register=True)
+    queue.submit_all([job("a"), job("b"), job("c", "n")])
+    for job_id in ("a", "c"):
+        token = int((queue.ledger.job(job_id) or {})["token"])
+        assert queue.ledger.claim(job_id, token, "nonce", "w1").granted
+    assert queue.cancel_job("b", "not needed", "ann") == "canceled"
+    assert queue.cancel_job("a", "wrong data", "ann") == "stopping"
+    assert queue.release_job("c", "maintenance", "bob") == "stopping"
+    Recorder(queue.ledger, queue.store, lambda _event, _row: None, "me").tick()
+    logged = {
+        row["job_id"]: (row["event_type"], row["who"], row["why"], row["before"], row["after"])
+        for row in queue.store.audit()
+        if row["who"] in ("ann", "bob")
+    }
+    assert logged == {
+        "a": ("stopping", "ann", "wrong data", "running", "stopping"),
+        "b": ("canceled", "ann", "not needed", "waiting", "canceled"),
+        "c": ("stopping", "bob", "maintenance", "running", "stopping"),
+    }
+
+
+def test_a_job_replaced_by_a_canvas_gets_the_definition_of_its_new_life(queue: WorkQueue) -> None:
+    queue.ledger.renew("w1", ["selfplay"], 10, register=True)
+    queue.submit(job("a", "old"))
+    token = int((queue.ledger.job("a") or {})["token"])
+    assert queue.ledger.claim("a", token, "nonce", "w1").granted
+    assert queue.finish("a", token, "replaced", {}).answer == "done"
+    recorder_of(queue).tick()
+    needs = needs_of("selfplay", ["new", "newer"])
+    queue.submit(replace(job("a"), needs=needs, message='{"body":"2","headers":{"id":"a"'))
+    recorder_of(queue).tick()
+    found = row(queue.store, "a")
+    assert (found["required_models"], found["state"]) == (["new", "newer"], "dispatched")
+    assert found["message"].startswith('{"body":"2"')
+    assert [item["job_id"] for item in queue.store.jobs(model="newer")] == ["a"]
+
+
+@pytest.mark.parametrize("durability", ["database", "redis"])
+def test_a_redis_that_is_nearly_full_refuses_new_jobs_and_goes_on_with_the_others(
+    queue: WorkQueue, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, durability: str
+) -> None:
+    monkeypatch.setattr(recorder_module, "MEMORY_SECONDS", 0.0)
+    queue.settings = replace(queue.settings, durability=durability)
+    queue.ledger.renew("w1", ["selfplay"], 10, register=True)
+    queue.submit_all([job("a"), job("b")])
+    own = recorder_of(queue)
+    own.tick()
+    used = redis_client.info("memory")["used_memory"]
+    try:
+        redis_client.config_set("maxmemory", int(used / 0.93))
+        own.tick()
+        with pytest.raises(LedgerFull, match="MB it may") as raised:
+            queue.submit(job("c"))
+        assert raised.value.used > 0.9 * raised.value.allowed
+        assert queue.store.known(["c"]) == set(), "refused is refused: nothing of it stays"
+        assert queue.submit(job("d", "n"), inside=True).state == "dispatched"
+        # What there is goes on: a runs, ends, and hands its model to b.
+        run(queue.ledger, "a")
+        queue.ledger.renew("w1", ["selfplay"], 10)
+        assert (queue.ledger.job("b") or {})["state"] == "dispatched"
+        # Between the two marks it stays as it is.
+        redis_client.config_set("maxmemory", int(used / 0.87))
+        own.tick()
+        with pytest.raises(LedgerFull):
+            queue.submit(job("c"))
+        redis_client.config_set("maxmemory", int(used / 0.5))
+        own.tick()
+        assert queue.submit(job("c", "o")).state == "dispatched"
+    finally:
+        redis_client.config_set("maxmemory", 0)
+
+
+def test_rows_that_cannot_be_taken_back_stay_accepted(
+    queue: WorkQueue, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def down(_store: Store, _ids: list[str]) -> int:
+        raise StoreUnavailable("just now")
+
+    full = {"used": 2, "allowed": 1, "until_ms": 1 << 50}
+    redis_client.hset("coordinator:meta", "full", json.dumps(full))
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "withdraw", down)
+        assert queue.submit(job("a")).code == "memory"
+    assert JobReaper().enter_unknown(queue) == 0
+    redis_client.hdel("coordinator:meta", "full")
+    assert JobReaper().enter_unknown(queue) == 1
 
 
 def fewer_than(client: redis.Redis, number: int) -> bool:

@@ -26,7 +26,7 @@ from coordinator.errors import InvalidSetting, InvalidValue, StoreUnavailable
 from coordinator.jobs import Event, Job
 from coordinator.resources import needs_of
 from coordinator.states import FINAL, TRANSITIONS, State, Verb
-from coordinator.store import Recorded, RowRefused, Store, forks
+from coordinator.store import Recorded, RowRefused, Store, forks, recording
 from tests.helpers import eventually
 
 NOW = 1_700_000_000_000
@@ -623,6 +623,41 @@ class StoreContract:
         with pytest.raises(InvalidValue, match="did you mean 'limit'"):
             store.set_setting("limits", "model:m", by="ann")
 
+    def test_what_operators_set_is_kept_from_the_events(self, store: Store) -> None:
+        stream = Stream()
+        hold = {"resource": "queue:q", "by": "ann", "reason": "repair"}
+        limit = {"resource": "model:m", "by": "bob", "reason": "", "after": "3"}
+        events = [
+            stream.event("paused", "", **hold, until_ms=NOW + DAY),
+            stream.event("limit_set", "", **{**limit, "after": "2"}),
+            stream.event("paused", "", resource="serial", by="ann"),
+            stream.event("limit_set", "", **limit, before="2"),
+            stream.event("resumed", "", resource="serial", by="bob"),
+            stream.event("resumed", "", resource="model:never", by="bob"),
+        ]
+        store.record(events[:2])
+        store.record(events[2:])
+        store.record(events)
+        found = store.settings(at_ms=NOW)
+        assert [(item.kind, item.resource, item.value, item.by) for item in found] == [
+            ("hold", "queue:q", None, "ann"),
+            ("limit", "model:m", 3, "bob"),
+        ]
+        assert (found[0].reason, found[0].until_ms) == ("repair", NOW + DAY)
+        log = store.audit(event="limit_set", limit=1)[0]
+        assert (log["who"], log["before"], log["after"]) == ("bob", "2", "3")
+        paused = store.audit(event="paused", resource="queue:q")[0]
+        assert (paused["who"], paused["why"], paused["after"]) == ("ann", "repair", "held")
+        store.record([stream.event("limit_reset", "", resource="model:m", by="ann", before="3")])
+        assert [item.kind for item in store.settings(at_ms=NOW)] == ["hold"]
+
+    def test_what_nobody_was_told_of_is_taken_back(self, store: Store) -> None:
+        store.insert([job("a", "m", "n"), job("b"), job("c")])
+        store.record(Stream().run("b")[:1])
+        assert store.withdraw(["a", "b", "z"]) == 1
+        assert store.known(["a", "b", "c"]) == {"b", "c"}
+        assert store.jobs(model="n") == []
+
     def test_heartbeats_and_progress_reach_running_jobs_only(self, store: Store) -> None:
         store.insert([job("a"), job("b"), job("c")])
         stream = Stream()
@@ -822,6 +857,14 @@ def fill(store: Store, number: int) -> None:
             connection.exec_driver_sql("ANALYZE")
 
 
+def make_twin(make: Callable[..., Store], jobs: list[Job], events: list[Event]) -> Any:
+    """Return what a store has when nothing goes wrong."""
+    twin = make(table_prefix="twin_")
+    twin.insert(jobs)
+    twin.record(events)
+    return {name.removeprefix("twin_"): rows for name, rows in tables(twin).items()}
+
+
 class TestSqlite(StoreContract):
     @pytest.fixture
     def url(self, tmp_path: Path) -> str:
@@ -859,6 +902,60 @@ class TestSqlite(StoreContract):
         with other.writing() as connection:
             other.insert_in(connection, [job("b")])
             assert store.known(["a", "b"]) == {"a"}
+
+    def test_a_recorder_that_was_overtaken_counts_nothing_twice(
+        self, make: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store, other = make(), make()
+        store.insert([job("a"), job("b")])
+        stream = Stream()
+        first, second = stream.run("a"), stream.run("b")
+        # Between the plan and the write another recorder writes a part of the same events.
+        monkeypatch.setattr(store, "_rest", lambda: other.record([*first, *second[:2]]))
+        assert store.record([*first[2:], *second]) == Recorded(new=2, known=4, moved=1)
+        twin = make_twin(make, [job("a"), job("b")], [*first, *second])
+        assert tables(store) == twin
+
+    def test_a_row_that_came_after_the_plan_is_not_missed(
+        self, make: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store, other = make(), make()
+        events = Stream().run("a")
+        events[0].data["row"] = row_of(job("a"))
+        monkeypatch.setattr(store, "_rest", lambda: other.insert([job("a")]))
+        assert store.record(events) == Recorded(new=4, known=0, moved=1)
+        assert store.counts() == {"completed": 1}
+
+    def test_a_heartbeat_between_plan_and_write_stays(
+        self, make: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store, other = make(), make()
+        store.insert([job("a")])
+        stream = Stream()
+        run = stream.run("a")
+        store.record([run[0], run[2]])
+        beat = NOW + 60_000
+        monkeypatch.setattr(store, "_rest", lambda: other.heartbeats({"w1": beat}))
+        # Late, so that the whole history with its older heartbeat is folded again.
+        store.record([run[1]])
+        row = store.job("a")
+        assert row is not None
+        assert row["last_heartbeat"] == beat
+
+    def test_the_wal_does_not_grow_for_ever(
+        self, make: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(recording, "CHECKPOINT_EVENTS", 50)
+        monkeypatch.setattr(recording, "RESTART_PAGES", 50)
+        store = make()
+        stream = Stream()
+        wal = Path(f"{store.url.database}-wal")
+        for number in range(40):
+            jobs = [job(f"j{number}-{part}", message="x" * 500) for part in range(20)]
+            store.insert(jobs)
+            store.record([event for item in jobs for event in stream.run(item.job_id)])
+        # Some 40 batches of 50 pages went through it.
+        assert wal.stat().st_size < 150 * 4096
 
     def test_a_full_disk_is_said_and_accepts_again_when_there_is_room(self, store: Store) -> None:
         with store.stating() as connection:

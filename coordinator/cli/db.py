@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-class Moment(click.ParamType):
+class Moment(click.ParamType[int]):
     """A moment as ISO 8601, or an age such as ``90m``, ``12h`` or ``7d``; Unix milliseconds."""
 
     name = "moment"
@@ -101,20 +101,23 @@ def prune(
     from coordinator.work_queue import default_author
 
     settings, store = installation.settings, _store(installation)
-    ages = {
-        "log_days": settings.log_days if log_days is None else log_days,
-        "finished_days": settings.finished_days if finished_days is None else finished_days,
-    }
+    log_days = settings.log_days if log_days is None else log_days
+    finished_days = settings.finished_days if finished_days is None else finished_days
     if not dry_run and not yes:
-        old = store.prune(**ages, dry_run=True)
+        old = store.prune(log_days, finished_days, dry_run=True)
         click.confirm(
             f"Remove {old.events} events and {old.jobs} ended jobs from {store.shown}?",
             abort=True,
             err=True,
         )
-    gone = store.prune(**ages, by=default_author(), reason=reason, dry_run=dry_run)
+    gone = store.prune(log_days, finished_days, by=default_author(), reason=reason, dry_run=dry_run)
     answer(
-        {"dry_run": dry_run, **ages, "removed": gone},
+        {
+            "dry_run": dry_run,
+            "log_days": log_days,
+            "finished_days": finished_days,
+            "removed": gone,
+        },
         as_json,
         lambda: rows(
             ("would be removed" if dry_run else "removed", "number"),

@@ -21,8 +21,8 @@ RESTART_PAGES = 8000
 
 #: Seconds for which a batch should hold SQLite's write lock, and the fewest events in it all the same: a
 #: machine that is busy with other things makes every lock long.
-LOCK_SECONDS = 0.003
-BATCH_LEAST = 50
+LOCK_SECONDS = 0.005
+BATCH_LEAST = 200
 
 #: The longest rest between two batches, in seconds.
 REST_MOST = 0.01
