@@ -74,6 +74,15 @@ class Cluster:
     # -- start and end -----------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
+        try:
+            self._start_all()
+        except BaseException:
+            # A cluster that did not come up is never left, so it ends what it started here.
+            self.end()
+            raise
+        return self
+
+    def _start_all(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.start_redis()
         self.store.upgrade()
@@ -82,7 +91,6 @@ class Cluster:
         if self.reaper:
             self.start_reaper()
         self.await_workers()
-        return self
 
     def __exit__(
         self,
@@ -90,6 +98,10 @@ class Cluster:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Kill everything that was started, and what that has started."""
         for process in self.started:
             if process.poll() is None:
                 process.kill()
