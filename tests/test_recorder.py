@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
@@ -29,6 +29,11 @@ from coordinator.settings import Settings
 from coordinator.store import Store
 from coordinator.work_queue import WorkQueue
 from tests.helpers import eventually
+
+if TYPE_CHECKING:
+    from tests.workers import Installation
+
+pytest_plugins = ["tests.workers"]
 
 Deliver = Callable[[Event, dict[str, Any] | None], None]
 
@@ -442,6 +447,28 @@ def test_rows_that_cannot_be_taken_back_stay_accepted(
     assert JobReaper().enter_unknown(queue) == 0
     redis_client.hdel("coordinator:meta", "full")
     assert JobReaper().enter_unknown(queue) == 1
+
+
+def test_a_worker_starts_without_its_database_and_records_when_it_is_back(
+    alone: Installation,
+) -> None:
+    blocked = alone.folder / "data"
+    blocked.write_text("a file where the folder of the database should be")
+    alone.conf["coordinator_database_url"] = f"sqlite:///{blocked}/store.db"
+    alone.conf["coordinator_durability"] = "redis"
+    with alone.worker(queues=["work", "maintenance"]) as worker:
+        eventually(lambda: worker.said("[COORDINATOR] recording waits"), timeout=30)
+        assert "cannot be made" in worker.log.read_text()
+        blocked.unlink()
+        result = alone.play()
+        alone.get(result)
+
+        def recorded() -> bool:
+            found = alone.work_queue.store.job(result.id)
+            return found is not None and found["state"] == "completed"
+
+        eventually(recorded, timeout=30)
+        assert "alembic" not in worker.log.read_text()
 
 
 def fewer_than(client: redis.Redis, number: int) -> bool:
