@@ -56,7 +56,13 @@ def draw(path: Path | None = None, summaries: Sequence[ModelSummary] | None = No
         axes = figure.add_subplot(1, len(games), place + 1)
         models = [one for one in shown if one.game == game]
         for one in models:
-            axes.plot(range(len(one.elo_history)), one.elo_history, marker="o", markersize=3.5, label=one.model)
+            axes.plot(
+                range(len(one.elo_history)),
+                one.elo_history,
+                marker="o",
+                markersize=3.5,
+                label=one.model,
+            )
         for name, elo in _ladder([one.model for one in models]).items():
             axes.axhline(elo, color="0.75", linewidth=0.8, linestyle="--", zorder=0)
             axes.annotate(
