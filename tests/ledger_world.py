@@ -416,6 +416,8 @@ class World(Observed):
             for worker in self.workers
             if worker.registered and self.mono() < worker.fence_at and worker.name not in stretched
         }
+        # One that was lost to an earlier step and does not know it yet has nothing to lose.
+        healthy &= set(self.ledger.redis.zrange(f"{prefix}workers", 0, -1))
         self._shift(seconds * 1000)
         self.steps["jump"] += 1
         self.tick()
