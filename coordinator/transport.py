@@ -159,7 +159,10 @@ class QoS(kombu_redis.QoS):
         if token is None:
             super().append(message, delivery_tag)
         else:
-            self.coordinated[delivery_tag] = (message.headers["id"], token)
+            # All deliveries of a job have the tag of its one message: what is said of the last must not be
+            # taken for what is said of this.
+            message.delivery_tag = f"{delivery_tag}/{token}"
+            self.coordinated[message.delivery_tag] = (message.headers["id"], token)
 
     def ack(self, delivery_tag: str) -> None:
         if self.coordinated.pop(delivery_tag, None) is None:

@@ -139,6 +139,28 @@ def test_the_same_delivery_twice_runs_once(shared: Installation) -> None:
     assert shared.redis.llen("work") == 0
 
 
+def test_what_is_said_of_one_delivery_does_not_touch_the_next(alone: Installation) -> None:
+    alone.work_queue.ensure_open()
+    ledger = alone.work_queue.ledger
+    ledger.renew("nobody", ["work"], 1, register=True)
+    result = alone.play()
+    with alone.app.connection_for_read() as connection:
+        channel = connection.channel()
+
+        def delivered() -> Any:
+            message = channel.message_to_python(json.loads(alone.redis.rpop("work")))
+            channel.qos.append(message, message.delivery_tag)
+            return message
+
+        first = delivered()
+        ledger.undeliver(result.id, first.headers["coordinator_token"], "a test")
+        second = delivered()
+        first.reject()
+        assert alone.state(result) == "dispatched"
+        second.reject()
+        assert alone.state(result) == "canceled"
+
+
 def test_a_plain_client_is_admitted_under_the_same_lock(shared: Installation) -> None:
     model = shared.model()
     task = shared.foreign.tasks["play"]
