@@ -140,7 +140,7 @@ class CoordinatedTask:
         """Retry as Celery does, with the limit of the call when it gave one."""
         job = self._running()
         if job is None:
-            return super().retry(*args, **options)  # type: ignore[misc]
+            return super().retry(*args, **options)  # type: ignore[misc]  # the app's task base
         if job.exhausted:
             options["max_retries"] = 0
         elif options.get("max_retries") is None:
@@ -148,7 +148,7 @@ class CoordinatedTask:
             if limit is not None:
                 options["max_retries"] = sys.maxsize if limit < 0 else limit
         try:
-            return super().retry(*args, **options)  # type: ignore[misc]
+            return super().retry(*args, **options)  # type: ignore[misc]  # the app's task base
         except (Retry, Reject):
             raise
         except Exception:
@@ -163,7 +163,7 @@ class CoordinatedTask:
         job = self._running()
         if job is not None:
             job.replaced = True
-        return super().on_replace(sig)  # type: ignore[misc]
+        return super().on_replace(sig)  # type: ignore[misc]  # the app's task base
 
 
 def adopt(task: Any) -> None:
