@@ -47,6 +47,7 @@ class RunningJob:
     replaced: bool = field(default=False, repr=False)
     exhausted: bool = field(default=False, repr=False)
     call: dict[str, Any] = field(default_factory=dict, repr=False)
+    late: bool = field(default=False, repr=False)
     stopped: bool = field(default=False, repr=False)
     _told: float = field(default=0.0, repr=False)
     _asked: float = field(default=0.0, repr=False)

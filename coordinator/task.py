@@ -6,7 +6,7 @@ import logging
 import sys
 import uuid as uuids
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import celery.app.registry
 import celery.app.task
@@ -27,6 +27,7 @@ from coordinator.transport import OPTIONS_HEADER, TOKEN_HEADER
 logger = logging.getLogger("coordinator")
 
 Tracer = Callable[..., Any]
+T = TypeVar("T")
 
 #: How long the text of an error or a result is kept, in characters.
 MAX_TEXT = 2000
@@ -111,6 +112,8 @@ class CoordinatedTask:
 
     def _run(self, job: RunningJob, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         task: Any = self
+        if job.late:
+            raise SoftTimeLimitExceeded
         try:
             return self._enter(args, kwargs)
         except JobStopped as exc:
@@ -203,9 +206,17 @@ class TaskRegistry(celery.app.registry.TaskRegistry):
         super().__setitem__(name, task)
 
 
-def _claim(ledger: Ledger, job_id: str, token: int) -> Claim:
+def _twice(do: Callable[[], T]) -> tuple[T, bool]:
+    """Do what may be done again; again if the task's soft time limit falls into it, which it does once."""
     try:
-        return ledger.claim(job_id, token, uuids.uuid4().hex, worker_id())
+        return do(), False
+    except SoftTimeLimitExceeded:
+        return do(), True
+
+
+def _claim(ledger: Ledger, job_id: str, token: int, nonce: str) -> Claim:
+    try:
+        return ledger.claim(job_id, token, nonce, worker_id())
     except (LedgerUnavailable, LedgerClosed) as error:
         # Not claimed is not begun: the dispatch lease ends and the job is dispatched again.
         logger.warning("[COORDINATOR] job %s could not be claimed: %s", job_id, error)
@@ -220,7 +231,8 @@ def _coordinated(task: Any, tracer: Tracer) -> Tracer:
         if token is None:
             return tracer(uuid, args, kwargs, request)
         work_queue = task.app.coordination.work_queue
-        claim = _claim(work_queue.ledger, uuid, token)
+        nonce = uuids.uuid4().hex
+        claim, late = _twice(lambda: _claim(work_queue.ledger, uuid, token, nonce))
         if not claim.granted:
             logger.info(
                 "[COORDINATOR] job %s is not run here: its delivery %s is %s",
@@ -238,6 +250,7 @@ def _coordinated(task: Any, tracer: Tracer) -> Tracer:
             retries=int(request.get("retries") or 0),
             ledger=work_queue.ledger,
             call=said(request.get(OPTIONS_HEADER)),
+            late=late,
         )
         work_queue.log_started(job.id, job.models)
         mark = _current.set(job)
@@ -283,7 +296,7 @@ def _outcome(job: RunningJob, traced: Any) -> tuple[str, dict[str, Any]]:
 def _finish(work_queue: Any, job: RunningJob, outcome: str, data: dict[str, Any]) -> None:
     successor: Job | None = job.successor if outcome in ("retried", "replaced") else None
     try:
-        work_queue.finish(job.id, job.token, outcome, data, successor)
+        _twice(lambda: work_queue.finish(job.id, job.token, outcome, data, successor))
     except (LedgerUnavailable, LedgerClosed) as error:
         # The lease ends and the job is lost to this worker: it runs again, by its attempts.
         logger.error("[COORDINATOR] job %s ended but could not be finished: %s", job.id, error)

@@ -73,6 +73,33 @@ def test_soft_and_hard_time_limits_end_a_job(shared: Installation) -> None:
     assert [shared.runs(result) for result in (soft, hard, per_call, timeout)] == [1, 1, 1, 1]
 
 
+def test_a_soft_limit_that_falls_into_the_end_of_a_run_does_not_lose_it(
+    shared: Installation,
+) -> None:
+    gate = shared.gate()
+    result = shared.task("silent").apply_async((["block", gate],), soft_time_limit=1.5)
+    shared.starts(result)
+    # Without a result to store, its end is the first thing that this makes wait.
+    shared.redis.execute_command("CLIENT", "PAUSE", "2500", "WRITE")
+    shared.open(gate)
+    shared.becomes(result, "completed")
+    assert shared.runs(result) == 1
+
+
+def test_a_soft_limit_that_falls_into_the_claim_ends_the_job(shared: Installation) -> None:
+    first, second = [
+        shared.task("slow").apply_async((["give", n],), soft_time_limit=limit)
+        for n, limit in ((1, 30), (2, 0.3))
+    ]
+    # The worker keeps the second back for a second, and then it waits for its claim.
+    shared.get(first)
+    shared.redis.execute_command("CLIENT", "PAUSE", "2500", "WRITE")
+    with pytest.raises(SoftTimeLimitExceeded):
+        shared.get(second)
+    shared.becomes(second, "failed")
+    assert shared.runs(second) == 0
+
+
 def test_the_timeout_of_a_queue_holds_for_tasks_without_a_limit(alone: Installation) -> None:
     alone.conf["coordinator_queues"] = {"work": {"timeout": 0.3}}
     with alone.worker():
