@@ -44,7 +44,7 @@ def command() -> None:
 
 
 def _store(installation: Installation) -> Store:
-    from coordinator.work_queue import open_store
+    from coordinator.records import open_store
 
     return open_store(installation.settings)
 
@@ -98,7 +98,7 @@ def prune(
     as_json: bool,
 ) -> None:
     """Remove old events and old ended jobs; ages are in days, by default those of the settings."""
-    from coordinator.work_queue import default_author
+    from coordinator.operators import default_author
 
     settings, store = installation.settings, _store(installation)
     log_days = settings.log_days if log_days is None else log_days

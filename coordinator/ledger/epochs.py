@@ -10,6 +10,7 @@ import redis
 
 from coordinator.errors import LedgerUnavailable
 from coordinator.jobs import Event
+from coordinator.ledger.jobs import described
 from coordinator.ledger.scripts import Scripts
 from coordinator.resources import reason_text
 from coordinator.states import FINAL
@@ -58,18 +59,7 @@ class Epochs(Scripts):
         for item in jobs:
             job = item.job
             arguments += (
-                job.job_id,
-                job.class_id,
-                " ".join(job.needs),
-                job.priority,
-                job.org or "",
-                job.owner,
-                job.task,
-                job.due_ms,
-                job.expires_ms,
-                job.max_retries,
-                job.retries,
-                job.message,
+                *described(job),
                 item.sequence,
                 item.attempts,
                 item.losses,

@@ -31,18 +31,7 @@ class Jobs(Scripts):
         arguments: list[str | int | float] = ["1" if insist else ""]
         for index, job in enumerate(jobs):
             arguments += (
-                job.job_id,
-                job.class_id,
-                " ".join(job.needs),
-                job.priority,
-                job.org or "",
-                job.owner,
-                job.task,
-                job.due_ms,
-                job.expires_ms,
-                job.max_retries,
-                job.retries,
-                job.message,
+                *described(job),
                 rows[index] if rows else "",
             )
         answers = self.run("submit", *arguments)
@@ -109,6 +98,24 @@ class Jobs(Scripts):
         text = "" if progress is None else json.dumps(progress)
         answer = self.run("progress", job_id, token, text)
         return "stale" if answer["answer"] == "stale" else answer.get("stop")
+
+
+def described(job: Job) -> tuple[str | int, ...]:
+    """Return what a script needs to know of a job."""
+    return (
+        job.job_id,
+        job.class_id,
+        " ".join(job.needs),
+        job.priority,
+        job.org or "",
+        job.owner,
+        job.task,
+        job.due_ms,
+        job.expires_ms,
+        job.max_retries,
+        job.retries,
+        job.message,
+    )
 
 
 def _admission(job: Job, answer: dict[str, Any]) -> Admission:
