@@ -87,13 +87,14 @@ def test_a_soft_limit_that_falls_into_the_end_of_a_run_does_not_lose_it(
 
 
 def test_a_soft_limit_that_falls_into_the_claim_ends_the_job(shared: Installation) -> None:
+    shared.app.control.rate_limit("slow", "0.4/s", reply=True, limit=1, timeout=10)
     first, second = [
         shared.task("slow").apply_async((["give", n],), soft_time_limit=limit)
         for n, limit in ((1, 30), (2, 0.3))
     ]
-    # The worker keeps the second back for a second, and then it waits for its claim.
+    # The worker keeps the second back for 2.5 seconds, and then it waits for its claim.
     shared.get(first)
-    shared.redis.execute_command("CLIENT", "PAUSE", "2500", "WRITE")
+    shared.redis.execute_command("CLIENT", "PAUSE", "4000", "WRITE")
     with pytest.raises(SoftTimeLimitExceeded):
         shared.get(second)
     shared.becomes(second, "failed")
