@@ -28,6 +28,10 @@ TICK_INTERVAL = 0.25
 #: Seconds a job that has to stop gets to reach a checkpoint before it is terminated, and then killed.
 SOFT_STOP, HARD_STOP = 1.0, 3.0
 
+#: Seconds a process has to find out at its claim that its message is a duplicate, before it is taken for one
+#: that runs a job of somebody else.
+CLAIM_SECONDS = 0.5
+
 
 class InHand(Protocol):
     """A coordinated message the worker has."""
@@ -35,6 +39,7 @@ class InHand(Protocol):
     id: str
     token: int
     worker_pid: int | None
+    time_start: float | None
 
 
 class WorkerView(Protocol):
@@ -74,8 +79,8 @@ class Guard:
         )
         return cast("IO[bytes]", self.process.stdin)
 
-    def tell(self, until: float) -> None:
-        """Say until when the lease is good."""
+    def tell(self, until: float | None) -> None:
+        """Say until when the lease is good; None when no job can run."""
         line = json.dumps({"until": until}).encode() + b"\n"
         try:
             process = self.process
@@ -127,6 +132,8 @@ class Renewal(threading.Thread):
         self.lease = lease_seconds
         self.registered = False
         self.fenced = 0
+        #: Whether the worker wants to fetch, and whether the guard is ready for that.
+        self.wanted = self.armed = False
         self._stop_event = threading.Event()
         self._opener: threading.Thread | None = None
         self._stops: dict[str, _Stop] = {}
@@ -140,7 +147,7 @@ class Renewal(threading.Thread):
         renew_at = 0.0
         while not self._stop_event.is_set():
             try:
-                if time.monotonic() >= renew_at:
+                if time.monotonic() >= renew_at or self.wanted != self.armed:
                     renew_at = time.monotonic() + min(RENEW_INTERVAL, self.lease / 4)
                     self.renew()
                 self.worker.look_after()
@@ -218,7 +225,7 @@ class Renewal(threading.Thread):
         self.lease = answer.lease_ms / 1000
         self._extend(before)
         for job_id in answer.lost:
-            self._kill(job_id, hand, "it is no longer this worker's")
+            self._kill(job_id, hand, "it is no longer this worker's", CLAIM_SECONDS)
         for job_id, kind in answer.stop.items():
             self._stops.setdefault(job_id, _Stop(kind, time.monotonic()))
         for job_id in set(self._stops) - set(answer.stop):
@@ -226,7 +233,9 @@ class Renewal(threading.Thread):
 
     def _extend(self, since: float) -> None:
         # Counted from before the call: the ledger's lease cannot have begun earlier.
-        self.guard.tell(since + self.lease - self.margin)
+        # Before it fetches there is nothing to guard, and Celery gives up a worker whose pool dies at its start.
+        self.guard.tell(since + self.lease - self.margin if self.wanted else None)
+        self.armed = self.wanted
 
     def _fence(self, hand: list[InHand]) -> None:
         logger.error(
@@ -234,6 +243,8 @@ class Renewal(threading.Thread):
         )
         self.fenced += 1
         self.registered = False
+        if not self.armed:
+            return
         if not self.can_kill:
             os.kill(os.getpid(), signal.SIGKILL)
         # All of the pool: a process may have claimed a job that the main process has not heard of yet. The
@@ -251,8 +262,8 @@ class Renewal(threading.Thread):
             elif waited > SOFT_STOP:
                 self._signal(job_id, hand, signal.SIGTERM)
 
-    def _kill(self, job_id: str, hand: list[InHand], reason: str) -> None:
-        pid = self._process_of(job_id, hand)
+    def _kill(self, job_id: str, hand: list[InHand], reason: str, least: float = 0.0) -> None:
+        pid = self._process_of(job_id, hand, least)
         if pid is not None:
             self._end([pid])
             logger.warning("[COORDINATOR] job %s is killed: %s", job_id, reason)
@@ -263,12 +274,14 @@ class Renewal(threading.Thread):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
-    def _process_of(self, job_id: str, hand: list[InHand]) -> int | None:
+    def _process_of(self, job_id: str, hand: list[InHand], least: float = 0.0) -> int | None:
         if not self.can_kill:
             return None
         for item in hand:
+            if item.id != job_id or time.time() - (item.time_start or 0) < least:
+                continue
             # Asked again: it may have ended since, and its process run another job.
-            if item.id == job_id and item.worker_pid and self.worker.runs(item):
+            if item.worker_pid and self.worker.runs(item):
                 return item.worker_pid
         return None
 

@@ -164,7 +164,12 @@ class FetchStep(bootsteps.StartStopStep):
         qos = consumer.task_consumer.channel.qos
         controller = consumer.controller
 
+        renewal = controller.coordinator_lease.renewal
+        renewal.wanted = True
+
         def can_fetch() -> bool:
+            if not renewal.armed:
+                return False
             slots = int(controller.max_concurrency or consumer.pool.num_processes or 1)
             ahead = slots if self._rate() > self.SHORT * slots else 0
             return len(state.reserved_requests) < slots + ahead

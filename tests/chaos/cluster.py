@@ -170,6 +170,12 @@ class Cluster:
     def start_reaper(self) -> None:
         self.start("reaper", sys.executable, "-m", "tests.chaos.reaping")
 
+    def revive(self) -> None:
+        """Start what has died again, as a supervisor does."""
+        for name in (*self.workers, "maintenance"):
+            if self.processes[name].poll() is not None:
+                self.start_worker(name)
+
     def await_workers(self, names: tuple[str, ...] | None = None, timeout: float = 60) -> None:
         """Wait until these workers (all of them) have a lease."""
         wanted = {self.processes[name].pid for name in names or (*self.workers, "maintenance")}

@@ -82,7 +82,8 @@ def duplicates(cluster: Cluster, choice: random.Random) -> str:
     pushed = 0
     while cluster.completed() < 180:
         for queue in ("selfplay", "training"):
-            for message in cluster.ledger.redis.lrange(queue, 0, -1):
+            # Each message once, however often it was pushed before: else they would double each time.
+            for message in set(cluster.ledger.redis.lrange(queue, 0, -1)):
                 for _ in range(choice.choice((1, 2))):
                     cluster.ledger.redis.lpush(queue, message)
                     pushed += 1

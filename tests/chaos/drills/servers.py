@@ -173,6 +173,7 @@ def storm(cluster: Cluster, choice: random.Random) -> str:
         name = choice.choice(tuple(BLOWS))
         blows.append(name)
         BLOWS[name](cluster, choice)
+        cluster.revive()
         cluster.await_completed(min(450, cluster.completed() + choice.randrange(5, 30)), 120)
     return f"{len(blows)} blows: {', '.join(sorted(set(blows)))}"
 
