@@ -10,8 +10,7 @@ local job = read(id)
 if not job then
   return cjson.encode({answer = 'gone'})
 end
-if open == '0' and (job.state == 'waiting' or job.state == 'delayed')
-  and tonumber(token) > (tonumber(job.token) or 0) then
+if open == '0' and not FINAL[job.state] and tonumber(token) > (tonumber(job.token) or 0) then
   -- A run that the store did not know: its worker's next renewal brings it back, and then it can end.
   return cjson.encode({answer = 'no-epoch'})
 end

@@ -67,9 +67,8 @@ local stop, has, strange, hand = {}, false, {}, {}
 for i = 8, #ARGV, 2 do
   local id, token = ARGV[i], ARGV[i + 1]
   local job = read(id)
-  if restored and job and job.state == 'running' and job.worker ~= worker
-    and tonumber(token) > tonumber(job.token) then
-    -- The store knows an earlier run of another worker, which has lost it since.
+  if restored and job and job.state == 'running' and tonumber(token) > tonumber(job.token) then
+    -- The store knows an earlier run, which is over since.
     leave_worker(job)
     adopt(job, token)
     hand[id] = true

@@ -134,6 +134,27 @@ def test_of_two_runs_the_later_one_is_the_workers(
     assert at.ledger.finish("a", later, "completed").answer == "done"
 
 
+@pytest.mark.parametrize("worker", ["w", "x"])
+def test_a_later_run_ends_although_only_the_earlier_one_is_recorded(
+    at: Installation, redis_client: redis.Redis, worker: str
+) -> None:
+    at.submit("a", "m")
+    at.start("a")
+    at.settle()
+    at.ledger.leave("w", "killed")
+    at.ledger.renew(worker, ["q"], 4, register=True)
+    at.ledger.tick()
+    later = at.start("a", worker)
+    redis_client.flushall()
+    assert at.restorer().ensure_open()
+    with pytest.raises(LedgerClosed):
+        at.ledger.finish("a", later, "completed")
+    assert at.ledger.renew(worker, ["q"], 4, hand=[("a", later)]).lost == ()
+    assert at.ledger.holders("model:m") == {"a"}
+    assert at.ledger.finish("a", later, "completed").answer == "done"
+    assert at.ledger.holders("model:m") == set()
+
+
 def test_tokens_grow_across_a_wipe(at: Installation, redis_client: redis.Redis) -> None:
     at.submit("a", "m")
     before = at.start("a")
