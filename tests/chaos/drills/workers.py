@@ -28,7 +28,7 @@ def hit(cluster: Cluster, name: str, choice: random.Random, left: float = 0.0) -
 @drill(runs_killed=True)
 def kill_workers(cluster: Cluster, choice: random.Random) -> str:
     """SIGKILL of main processes; their pool processes are gone within a second."""
-    cluster.produce(300, choice.randrange(1 << 30), "--children", "0.2")
+    cluster.produce(400, choice.randrange(1 << 30), "--children", "0.2", "--pause", "0.08")
     slowest = 0.0
     for round_ in range(4):
         cluster.await_completed(40 * (round_ + 1) - 30)
@@ -41,6 +41,7 @@ def kill_workers(cluster: Cluster, choice: random.Random) -> str:
             _gone(family)
         slowest = max(slowest, time.monotonic() - began)
         cluster.start_worker(name)
+        cluster.await_workers((name,))
     assert slowest < 1.0, f"what a killed worker left was gone after {slowest:.2f} s only"
     return f"gone in {slowest:.2f} s"
 
