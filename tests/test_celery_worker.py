@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from celery.app.trace import build_tracer
+from celery.beat import Service
 from celery.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
 from celery.schedules import schedule
 from kombu.entity import Exchange
 
+from coordinator.context import WORKER_ID
 from tests import celery_app
 from tests.helpers import eventually, running
 
@@ -73,32 +77,42 @@ def test_soft_and_hard_time_limits_end_a_job(shared: Installation) -> None:
     assert [shared.runs(result) for result in (soft, hard, per_call, timeout)] == [1, 1, 1, 1]
 
 
-def test_a_soft_limit_that_falls_into_the_end_of_a_run_does_not_lose_it(
-    shared: Installation,
+@pytest.mark.parametrize("done", [True, False], ids=["after", "before"])
+@pytest.mark.parametrize(
+    ("verb", "state", "runs"), [("claim", "failed", 0), ("finish", "completed", 1)]
+)
+def test_a_soft_limit_that_falls_into_claim_or_finish_loses_no_run(
+    alone: Installation,
+    monkeypatch: pytest.MonkeyPatch,
+    verb: str,
+    state: str,
+    runs: int,
+    done: bool,
 ) -> None:
-    gate = shared.gate()
-    result = shared.task("silent").apply_async((["block", gate],), soft_time_limit=1.5)
-    shared.starts(result)
-    # Without a result to store, its end is the first thing that this makes wait.
-    shared.redis.execute_command("CLIENT", "PAUSE", "2500", "WRITE")
-    shared.open(gate)
-    shared.becomes(result, "completed")
-    assert shared.runs(result) == 1
+    ledger, task = alone.work_queue.ledger, alone.task("play")
+    alone.work_queue.ensure_open()
+    ledger.renew("nobody", ["work"], 1, register=True)
+    monkeypatch.setenv(WORKER_ID, "nobody")
+    result = alone.play(["give", 7])
+    headers = json.loads(alone.redis.rpop("work"))["headers"]
+    real, interruptions = getattr(ledger, verb), [1]
 
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        # The signal arrives when the script was run and its answer is not read yet, or before both.
+        if interruptions:
+            interruptions.pop()
+            if done:
+                real(*args, **kwargs)
+            raise SoftTimeLimitExceeded
+        return real(*args, **kwargs)
 
-def test_a_soft_limit_that_falls_into_the_claim_ends_the_job(shared: Installation) -> None:
-    shared.app.control.rate_limit("slow", "0.4/s", reply=True, limit=1, timeout=10)
-    first, second = [
-        shared.task("slow").apply_async((["give", n],), soft_time_limit=limit)
-        for n, limit in ((1, 30), (2, 0.3))
-    ]
-    # The worker keeps the second back for 2.5 seconds, and then it waits for its claim.
-    shared.get(first)
-    shared.redis.execute_command("CLIENT", "PAUSE", "4000", "WRITE")
-    with pytest.raises(SoftTimeLimitExceeded):
-        shared.get(second)
-    shared.becomes(second, "failed")
-    assert shared.runs(second) == 0
+    monkeypatch.setattr(ledger, verb, interrupted)
+    task.__trace__ = build_tracer("play", task, app=alone.app)
+    request = {**headers, "delivery_info": {}, "is_eager": False}
+    task.__trace__(result.id, [["give", 7]], {}, request)
+    assert (alone.state(result), alone.runs(result)) == (state, runs)
+    assert result.state == ("SUCCESS" if runs else "FAILURE")
+    assert ledger.holders("queue:work") == set()
 
 
 def test_the_timeout_of_a_queue_holds_for_tasks_without_a_limit(alone: Installation) -> None:
@@ -271,8 +285,7 @@ def test_beat_sends_jobs(shared: Installation) -> None:
             }
         },
     )
-    scheduler = app.Beat(schedule=str(shared.folder / "beat"), quiet=True).Service(app)
-    beat = scheduler.get_scheduler()
+    beat = Service(app, schedule_filename=str(shared.folder / "beat")).get_scheduler()
     entry = beat.schedule["often"]
     with shared.held(model):
         result = beat.apply_async(entry, producer=beat.producer)
