@@ -294,7 +294,7 @@ def test_a_message_of_another_language_says_what_it_needs(shared: Installation) 
 
 def test_a_call_a_task_and_a_queue_can_be_left_to_celery(alone: Installation) -> None:
     alone.conf["coordinator_exclude_queues"] = ["free"]
-    with alone.worker(queues=["work", "free"], concurrency=2):
+    with alone.worker(queues=["work", "free"], concurrency=4):
         gate = alone.gate()
         results = [
             alone.task("plain").delay(["block", gate]),
