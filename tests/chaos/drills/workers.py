@@ -68,18 +68,18 @@ def kill_children(cluster: Cluster, choice: random.Random) -> None:
 
 
 def _long(cluster: Cluster, choice: random.Random) -> None:
-    """Load with some jobs that are longer than the lease, so that a freeze hits them."""
+    """Add jobs that are longer than the lease, so that a freeze hits them."""
     long = ("--shortest", "4", "--longest", "6", "--children", "0.5")
-    cluster.produce(24, choice.randrange(1 << 30), *long)
-    cluster.produce(200, choice.randrange(1 << 30), "--children", "0.2")
+    cluster.produce(10, choice.randrange(1 << 30), *long)
 
 
 @drill(runs_killed=True)
 def freeze_main(cluster: Cluster, choice: random.Random) -> None:
     """SIGSTOP of a main process past its lease, then SIGCONT."""
-    _long(cluster, choice)
+    cluster.produce(200, choice.randrange(1 << 30), "--children", "0.2")
     for round_ in range(3):
         cluster.await_completed(40 * round_ + 10)
+        _long(cluster, choice)
         name = choice.choice(cluster.workers)
         hit(cluster, name, choice, 1.5 * cluster.lease)
         _freeze(cluster, name, [cluster.processes[name].pid])
@@ -88,9 +88,10 @@ def freeze_main(cluster: Cluster, choice: random.Random) -> None:
 @drill(runs_killed=True)
 def freeze_group(cluster: Cluster, choice: random.Random) -> None:
     """SIGSTOP of all processes of a worker but its guard, past the lease, then SIGCONT."""
-    _long(cluster, choice)
+    cluster.produce(200, choice.randrange(1 << 30), "--children", "0.2")
     for round_ in range(3):
         cluster.await_completed(40 * round_ + 10)
+        _long(cluster, choice)
         name = choice.choice(cluster.workers)
         hit(cluster, name, choice, 1.5 * cluster.lease)
         main = cluster.processes[name].pid
@@ -218,6 +219,7 @@ def _victims(cluster: Cluster) -> list[tuple[str, Run]]:
 @drill(runs_killed=True)
 def kill_guard(cluster: Cluster, choice: random.Random) -> None:
     """SIGKILL of the guard, then SIGSTOP of the main process: the next guard does it."""
+    cluster.produce(200, choice.randrange(1 << 30))
     _long(cluster, choice)
     cluster.await_completed(10)
     name = choice.choice(cluster.workers)
