@@ -814,7 +814,7 @@ def listings(store: Store, number: int) -> dict[str, Callable[[], object]]:
         "audit of a time": lambda: store.audit(since_ms=NOW + 100, until_ms=NOW + 200),
         "export": lambda: list(store.export(since_ms=NOW, until_ms=NOW + 2)),
         "completed in an hour": partial(store.completed_since, NOW + 50_000),
-        "known": lambda: list(store.known([f"j{number:05}" for number in range(500)])),
+        "known": lambda: list(store.known([f"j{number:05}" for number in range(100)])),
         "heartbeat": partial(store.heartbeats, {"w1": NOW}),
         "prune": partial(store.prune, at_ms=NOW),
     }

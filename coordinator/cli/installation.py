@@ -49,7 +49,7 @@ class Installation:
         if self._name is None:
             _look_in_current_folder()
             found = os.environ.get("COORDINATOR_APP")
-            if not found and importlib.util.find_spec(DEFAULT_APP):
+            if not found and _is_here(DEFAULT_APP):
                 found = DEFAULT_APP
             if not found:
                 raise click.UsageError(
@@ -94,6 +94,12 @@ class Installation:
         from coordinator.settings import load
 
         return load(self.app.conf)
+
+
+def _is_here(name: str) -> bool:
+    # Not one that is installed somewhere: only in this folder its configuration is found as well.
+    spec = importlib.util.find_spec(name)
+    return bool(spec and spec.origin and Path(spec.origin).is_relative_to(Path.cwd()))
 
 
 def _look_in_current_folder() -> None:
