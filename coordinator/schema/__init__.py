@@ -16,9 +16,10 @@ from coordinator.errors import InvalidSetting
 from coordinator.schema.jobs import jobs, models
 from coordinator.schema.log import events, workflows
 from coordinator.schema.texts import words
+from coordinator.schema.workers import moments, workers
 
 #: The newest migration; what ``Store.upgrade`` brings a database to.
-HEAD = "0002"
+HEAD = "0003"
 
 #: Kinds of operator settings.
 SETTING_KINDS = ("limit", "hold", "override", "weight")
@@ -40,6 +41,8 @@ class Schema:
     epochs: sa.Table
     poison: sa.Table
     workflows: sa.Table
+    workers: sa.Table
+    moments: sa.Table
 
     @property
     def version_table(self) -> str:
@@ -125,4 +128,6 @@ def schema(prefix: str = "") -> Schema:
             sqlite_with_rowid=False,
         ),
         workflows=workflows(metadata, prefix),
+        workers=workers(metadata, prefix),
+        moments=moments(metadata, prefix),
     )

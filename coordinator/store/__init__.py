@@ -16,6 +16,7 @@ from coordinator.store.redaction import Redactor, redact
 from coordinator.store.restoration import Restoration, StoredJob
 from coordinator.store.retention import Pruned, Retention
 from coordinator.store.upgrade import SchemaStatus, Upgrade
+from coordinator.store.workers import StoredWorker, Workers
 
 __all__ = [
     "OperatorSetting",
@@ -27,11 +28,12 @@ __all__ = [
     "SchemaStatus",
     "Store",
     "StoredJob",
+    "StoredWorker",
     "redact",
 ]
 
 
-class Store(Recording, Poison, Restoration, Queries, Operations, Retention, Log, Upgrade):
+class Store(Recording, Poison, Restoration, Queries, Operations, Retention, Workers, Log, Upgrade):
     """All verbs of the store; see ``database.Database`` for the arguments.
 
     Cheap to make: it connects with the first verb. Safe to share between threads and across a fork.
