@@ -39,6 +39,7 @@ class Verb(StrEnum):
     EXPIRED = "expired"
     STOPPING = "stopping"
     RELEASED = "released"
+    DRAINED = "drained"
     CANCELED = "canceled"
     RESUBMITTED = "resubmitted"
     RESTORED = "restored"
@@ -76,6 +77,9 @@ TRANSITIONS: frozenset[tuple[State | None, Verb, State]] = frozenset(
         (State.DELAYED, Verb.CANCELED, State.CANCELED),
         (State.WAITING, Verb.CANCELED, State.CANCELED),
         (State.DISPATCHED, Verb.CANCELED, State.CANCELED),
+        (State.DELAYED, Verb.DRAINED, State.DELAYED),
+        (State.WAITING, Verb.DRAINED, State.DELAYED),
+        (State.DISPATCHED, Verb.DRAINED, State.DELAYED),
         (State.FAILED, Verb.CANCELED, State.CANCELED),
         (State.UNPROCESSABLE, Verb.CANCELED, State.CANCELED),
         (State.FAILED, Verb.RESUBMITTED, State.WAITING),

@@ -130,6 +130,8 @@ def histories(draw: st.DrawFn) -> tuple[list[Job], list[Event]]:
         if verb in (Verb.RETRIED, Verb.REPLACED) and after is not State.COMPLETED:
             retries += 1
             data |= {"retries": retries, "error": f"error {step}", "due_ms": NOW + step}
+        if verb is Verb.DRAINED:
+            data |= {"due_ms": NOW + step}
         if verb in (Verb.RESUBMITTED, Verb.REPLACED) and draw(st.booleans()):
             successor = job(chosen.job_id, "new", f"m{step}", args_repr=f"({step},)")
             data["row"] = row_of(successor)

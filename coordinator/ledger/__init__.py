@@ -8,7 +8,9 @@ from __future__ import annotations
 from coordinator.ledger.answers import Admission, Claim, Finish, Holder, Obstacle, Renewal, Waiting
 from coordinator.ledger.capacity import Capacity
 from coordinator.ledger.epochs import Epochs
+from coordinator.ledger.interventions import Interventions
 from coordinator.ledger.jobs import Jobs
+from coordinator.ledger.locks import Lock, Locks
 from coordinator.ledger.reads import Reads
 from coordinator.ledger.scripts import connection_url
 
@@ -18,6 +20,7 @@ __all__ = [
     "Finish",
     "Holder",
     "Ledger",
+    "Lock",
     "Obstacle",
     "Renewal",
     "Waiting",
@@ -25,7 +28,7 @@ __all__ = [
 ]
 
 
-class Ledger(Jobs, Capacity, Epochs, Reads):
+class Ledger(Jobs, Interventions, Capacity, Epochs, Reads, Locks):
     """The ledger in one Redis database; see ``scripts.Scripts`` for the arguments.
 
     Every verb raises ``LedgerUnavailable`` when Redis was not reached in time, and ``LedgerClosed`` when the

@@ -32,6 +32,8 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "submit": (*_ADMISSION, "blockers"),
     "why": (*_ADMISSION, "blockers"),
     "tick": (*_ADMISSION, "reservation"),
+    "resubmit": (*_ADMISSION, "blockers", "ended"),
+    "dismiss": (*_ADMISSION, "ended"),
 }
 
 #: How long an operation goes on trying to reach Redis, in seconds.

@@ -95,17 +95,26 @@ local function finish(job, verb, state, changes, data)
   wake(back)
 end
 
+-- A run that was told to end for good has ended: canceled, or failed if an operator said so.
+local function stopped(job, changes, data)
+  local state = job.stop == 'fail' and 'failed' or 'canceled'
+  data.reason, data.by = job.stop_reason, job.stop_by
+  data.error = state == 'failed' and job.stop_reason or data.error
+  -- Also when it stopped by itself: no worker writes a result for that.
+  data.undelivered_result = true
+  finish(job, state, state, changes, data)
+end
+
 -- A run that ended without saying how: its worker or its process is gone. Counts against the job,
 -- so that one that kills its workers stops; a job that was being stopped ends as it was asked to.
 local function lose(job, reason)
   leave_worker(job)
   local data = {worker = job.worker, token = job.token, reason = reason}
   if job.state == 'stopping' then
-    data.reason, data.by = job.stop_reason, job.stop_by
-    if job.stop == 'cancel' then
-      data.undelivered_result = true
-      finish(job, 'canceled', 'canceled', {}, data)
+    if job.stop ~= 'release' then
+      stopped(job, {}, data)
     else
+      data.reason, data.by = job.stop_reason, job.stop_by
       requeue(job, 'released', {}, data)
     end
     return

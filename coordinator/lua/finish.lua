@@ -32,13 +32,10 @@ if outcome == 'completed' or outcome == 'failed' or outcome == 'unprocessable' t
   call('HSET', P .. 'runtimes', job.task, string.format('%.1f', average + 0.3 * (runtime - average)))
   call('HINCRBY', P .. 'worker:' .. job.worker, outcome == 'completed' and 'completed' or 'failed', 1)
   finish(job, outcome, outcome, {ended = token}, data)
-elseif outcome ~= 'lost' and job.state == 'stopping' and job.stop == 'cancel' then
-  -- Whatever it wanted to do next: it was canceled before.
+elseif outcome ~= 'lost' and job.state == 'stopping' and job.stop ~= 'release' then
+  -- Whatever it wanted to do next: it was canceled or failed before.
   leave_worker(job)
-  data.reason, data.by = job.stop_reason, job.stop_by
-  -- Also when it stopped by itself: no worker writes a result for that.
-  data.undelivered_result = true
-  finish(job, 'canceled', 'canceled', {ended = token}, data)
+  stopped(job, {ended = token}, data)
 elseif outcome == 'released' or (job.state == 'stopping' and outcome ~= 'lost' and ARGV[6] ~= '') then
   -- A retry that met the release is not counted: the message stays as it was and runs again.
   leave_worker(job)

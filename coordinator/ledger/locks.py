@@ -1,0 +1,118 @@
+"""Who holds what: the locks, and where jobs stand at this moment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from coordinator.ledger.answers import Holder
+from coordinator.ledger.scripts import Scripts
+
+#: Keys that one SCAN looks at: well below a millisecond of Redis's time.
+SCAN = 500
+
+#: Classes of which the waiting jobs are counted per resource.
+COUNTED = 1000
+
+_STANDING = (
+    "state",
+    "worker",
+    "started",
+    "due",
+    "retries",
+    "attempts",
+    "progress",
+    "progressed",
+    "queue",
+    "task",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """A resource that somebody holds, waits for, or has paused.
+
+    Attributes:
+        resource: its name, such as ``model:ranker``.
+        holders: who has a unit of it, the oldest run first.
+        waiting: jobs that wait for it before anything else.
+        limit: an operator's or the configuration's, None when only its kind's applies.
+        hold: who paused it, why and until when, or None.
+    """
+
+    resource: str
+    holders: tuple[Holder, ...]
+    waiting: int
+    limit: int | None
+    hold: dict[str, Any] | None
+
+
+class Locks(Scripts):
+    """Reads of what is held."""
+
+    def now_ms(self) -> int:
+        """Return Redis's clock in Unix milliseconds."""
+        seconds, micros = self.redis.time()
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    def standing(self, job_ids: Sequence[str]) -> dict[str, dict[str, str]]:
+        """Return where those of the jobs stand that the ledger knows, with what changes while they run."""
+        pipe = self.redis.pipeline(transaction=False)
+        for job_id in job_ids:
+            pipe.hmget(f"{self.prefix}job:{job_id}", *_STANDING)
+        found = {}
+        for job_id, values in zip(job_ids, pipe.execute() if job_ids else (), strict=True):
+            if values[0] is not None:
+                known = zip(_STANDING, values, strict=True)
+                found[job_id] = {name: value for name, value in known if value is not None}
+        return found
+
+    def locks(self, kinds: Sequence[str] = ("model",)) -> list[Lock]:
+        """Return the resources of these kinds that are held, waited for or paused, by name."""
+        prefix, names = self.prefix, set[str]()
+        for kind in kinds:
+            pattern = f"{prefix}holders:{kind}*"
+            for key in self.redis.scan_iter(match=pattern, count=SCAN):
+                names.add(key.removeprefix(f"{prefix}holders:"))
+        blocked, holds = (
+            self.redis.smembers(f"{prefix}blocked"),
+            self.redis.hgetall(f"{prefix}holds"),
+        )
+        names.update(name for name in (*blocked, *holds) if name.partition(":")[0] in kinds)
+        configured = self.redis.hgetall(f"{prefix}defaults") | self.redis.hgetall(f"{prefix}limits")
+        return [
+            Lock(
+                name,
+                self._holders(name),
+                self._parked(name),
+                int(configured[name]) if configured.get(name, "").isdecimal() else None,
+                json.loads(holds[name]) if name in holds else None,
+            )
+            for name in sorted(names)
+        ]
+
+    def _holders(self, resource: str) -> tuple[Holder, ...]:
+        ids = sorted(self.redis.smembers(f"{self.prefix}holders:{resource}"))
+        standing = self.standing(ids)
+        found = []
+        for owner in ids:
+            run = standing.get(owner, {})
+            started = int(run["started"]) if "started" in run else None
+            found.append(
+                Holder(owner, run.get("task"), run.get("worker"), run.get("state"), started)
+            )
+        return tuple(sorted(found, key=lambda holder: (holder.started_ms or 0, holder.id)))
+
+    def _parked(self, resource: str) -> int:
+        classes: list[str] = []
+        for lane in self.redis.zrange(f"{self.prefix}lanes:{resource}", 0, -1):
+            key = f"{self.prefix}parked:{resource}|{lane}"
+            classes += self.redis.zrange(key, 0, COUNTED - len(classes) - 1)
+            if len(classes) >= COUNTED:
+                break
+        pipe = self.redis.pipeline(transaction=False)
+        for class_id in classes:
+            pipe.zcard(f"{self.prefix}class:{class_id}")
+        return sum(pipe.execute())
