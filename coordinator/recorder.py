@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from coordinator.errors import LedgerClosed, LedgerUnavailable, StoreUnavailable
 from coordinator.jobs import Event
+from coordinator.roster import Roster
 
 if TYPE_CHECKING:
     from coordinator.ledger import Ledger
@@ -118,6 +119,7 @@ class Recorder:
     ) -> None:
         self.ledger, self.store, self.deliver, self.holder = ledger, store, deliver, holder
         self.memory_watermark = memory_watermark
+        self.roster = Roster(ledger, store)
         self.elected = False
         self._looked_at = 0.0
         #: Ticks in a row that did not come to the end of the stream.
@@ -135,6 +137,7 @@ class Recorder:
         if not self.elected:
             return 0
         self._watch_memory()
+        self.roster.tick()
         total = 0
         for _ in range(BATCHES):
             # Behind, it takes more at once: that costs producers some milliseconds, and a stream that grows
@@ -142,6 +145,7 @@ class Recorder:
             size = min(BATCH, self.store.batch_size(BATCH) << self._behind)
             events = self.ledger.read_events(size)
             unrecorded = record_all(self.store, events)
+            self.roster.note(events)
             for event in events:
                 if event.data.get("undelivered_result"):
                     self._deliver(event)
@@ -185,7 +189,7 @@ class Recorder:
                     stop.wait(pause if self.elected else WATCH)
                 continue
             stop.wait(min(BACK_OFF_LEAST * 2 ** min(trouble, 8), BACK_OFF_MOST))
-        self._resign()
+        self.resign()
 
     def _watch_memory(self) -> None:
         # Here, since what fills Redis up while nobody records is the stream.
@@ -201,7 +205,8 @@ class Recorder:
         elif changed:
             logger.warning("[COORDINATOR] Redis has memory again: new jobs are accepted")
 
-    def _resign(self) -> None:
+    def resign(self) -> None:
+        """Give up the term, so that another one need not wait for its end."""
         if not self.elected:
             return
         self.elected = False

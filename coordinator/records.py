@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from coordinator.embedded import redis_url
-from coordinator.jobs import Event
+from coordinator.jobs import Event, Job
 from coordinator.ledger import Ledger
 from coordinator.restorer import Restorer, configured
+from coordinator.roster import versions
 from coordinator.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,12 +32,32 @@ def open_store(settings: Settings) -> Store:
     )
 
 
+class Application(Protocol):
+    """What the work queue needs of the Celery app it belongs to."""
+
+    def recorder(self, holder: str) -> Any:
+        """Return a recorder that delivers results through the app."""
+
+    def queues(self) -> Collection[str]:
+        """Return the names of the managed queues that the app declares."""
+
+    def rewritten(
+        self, job: Job, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None
+    ) -> Job:
+        """Return a job with other arguments; see ``message.rewritten``."""
+
+
 class Records:
     """Ledger and store of one installation.
 
     Args:
         settings: the installation's settings.
+
+    Attributes:
+        application: the Celery app's side; None for a work queue that was made by hand.
     """
+
+    application: Application | None = None
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -71,6 +92,14 @@ class Records:
         restorer = Restorer(self.ledger, self.store, self.settings, self._record, holder)
         return restorer.ensure_open()
 
+    def enrol(self, worker: str, queues: Sequence[str], slots: int) -> None:
+        """Note in the store a worker that is about to take work; see ``Enrolment``.
+
+        Raises:
+            LedgerUnavailable, StoreUnavailable: a restore would not know that it has to wait for it.
+        """
+        self.store.enrol_worker(worker, queues, slots, versions(), self.ledger.clock())
+
     def configure(self) -> None:
         """Bring the settings of this process to the ledger; what an operator set stays."""
         self.ledger.configure(configured(self.settings))
@@ -79,3 +108,4 @@ class Records:
         from coordinator.recorder import record_all
 
         record_all(self.store, events)
+        self.store.note_workers(events)

@@ -3,16 +3,19 @@
 Redis is an index. What was accepted is in the store; what runs is known to the workers, whose renewals
 bring it back. The order: the events that survived are recorded first, since a finished job that the store
 does not know yet must not run again; then a new epoch is opened, whose tokens are greater than all before;
-then everything unfinished is entered again, at its old place; and admission opens when the workers that
-were known have reported, or one lease has passed.
+then everything unfinished is entered again, at its old place; and admission opens when all workers that the
+store knows to be live have reported, or one lease has passed.
 """
 
 from __future__ import annotations
 
 import logging
 import socket
+import threading
+import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,8 +36,17 @@ logger = logging.getLogger("coordinator")
 
 BATCH = 500
 
-#: How long a process that restores may be silent before another one does it, in milliseconds.
-TERM_MS = 15_000
+#: How long a process that restores may be silent before another one does it, in milliseconds, and seconds
+#: between two of its signs of life.
+TERM_MS = 3_000
+TERM_SECONDS = 0.75
+
+#: Seconds between two lines about a restore that takes long.
+PROGRESS_SECONDS = 1.0
+
+#: For how many milliseconds the store is trusted to know all workers after they were kept there. A worker that
+#: could not enrol there waits for longer than that before it takes work.
+FRESH_MS = 12_000
 
 #: Awaited when there may be workers that nobody knows of: it never reports, so that a lease passes.
 ANYBODY = "?"
@@ -60,6 +72,8 @@ class Restorer:
     ) -> None:
         self.ledger, self.store, self.settings = ledger, store, settings
         self.record, self.holder = record, holder
+        self._known = False
+        self._told_at = 0.0
 
     def ensure_open(self) -> bool:
         """Restore if the ledger has no epoch for this life of Redis; False while somebody else does.
@@ -72,8 +86,9 @@ class Restorer:
         if not self._extend():
             return False
         try:
-            if self.ledger.epoch() is None:
-                self.restore()
+            with self._holding_the_term():
+                if self.ledger.epoch() is None:
+                    self.restore()
         except LedgerClosed as error:
             # Wiped or restarted once more, or frozen for too long: somebody else does it.
             logger.warning("[COORDINATOR] the restore is given up: %s", error)
@@ -81,6 +96,27 @@ class Restorer:
         finally:
             self._resign()
         return True
+
+    @contextmanager
+    def _holding_the_term(self) -> Iterator[None]:
+        # A thread: a page that takes long must not look like death, and a frozen process stops it as well.
+        over = threading.Event()
+
+        def extend() -> None:
+            while not over.wait(TERM_SECONDS):
+                try:
+                    if not self._extend():
+                        return
+                except CoordinatorError as error:
+                    logger.debug("[COORDINATOR] the restorer's term was not extended: %s", error)
+
+        thread = threading.Thread(target=extend, name="coordinator-restore-term", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     def _extend(self) -> bool:
         return self.ledger.elect("restore", self.holder, TERM_MS)
@@ -97,23 +133,21 @@ class Restorer:
         Raises:
             LedgerClosed: somebody else has taken over; nothing that he built was changed.
         """
+        began = self._told_at = time.monotonic()
         self._record_survivors()
-        workers = set(self.ledger.known_workers())
-        if not self._complete():
-            workers.add(ANYBODY)
+        workers = self._workers()
         self.ledger.wipe(self.holder)
         epoch = self.store.open_epoch()
         self.ledger.open(epoch, "building", [self.holder])
         self._build(epoch, "configure", *_pairs(configured(self.settings)))
         self._operator_settings(epoch)
-        entered = 0
+        entered, of = 0, self.store.count_unfinished()
         page = self.store.unfinished(limit=BATCH)
         while page:
-            self.ledger.restore(epoch, page)
-            self._extend()
-            workers.update(item.worker for item in page if item.worker and item.state in _RUNNING)
             entered += len(page)
-            logger.info("[COORDINATOR] restore: %d jobs entered", entered)
+            self.ledger.restore(epoch, page, entered, of)
+            workers.update(item.worker for item in page if item.worker and item.state in _RUNNING)
+            self._tell(entered, of)
             page = self.store.unfinished(page[-1].cursor, BATCH)
         # Those whose process on this machine is gone will not report: nobody needs to wait for them.
         gone = {worker for worker in workers if is_gone(worker)}
@@ -122,26 +156,47 @@ class Restorer:
         for worker in gone:
             self.ledger.leave(worker, "its process is gone")
         logger.info(
-            "[COORDINATOR] epoch %d is open with %d jobs; %d workers are awaited",
-            *(epoch, entered, len(awaited)),
+            "[COORDINATOR] epoch %d is open with %d jobs after %.1f s; %d workers are awaited",
+            *(epoch, entered, time.monotonic() - began, len(awaited)),
         )
         return entered
+
+    def _tell(self, entered: int, of: int) -> None:
+        now = time.monotonic()
+        if now - self._told_at < PROGRESS_SECONDS:
+            return
+        self._told_at = now
+        logger.info("[COORDINATOR] restore: %d of %d jobs entered", entered, of)
+        if self._known:
+            # Whoever takes over, should this process die, need not take the table for an old one.
+            self.store.confirm_workers(self.ledger.clock())
+
+    def _workers(self) -> set[str]:
+        """Return the workers that may have jobs in hand; with ``ANYBODY`` when there may be others."""
+        live, known_at = self.store.live_workers()
+        now = self.ledger.clock()
+        found = self.ledger.known_workers()
+        self._known = self._complete() or abs(now - known_at) <= FRESH_MS
+        for worker in sorted(found - live):
+            # Should Redis be wiped once more before they have reported, only the store can tell.
+            self.store.enrol_worker(worker, (), 0, {}, now)
+        if self._known:
+            self.store.confirm_workers(now)
+            return live | found
+        return live | found | {ANYBODY}
 
     def _record_survivors(self) -> None:
         while events := self.ledger.read_events(BATCH):
             self.record(events)
             self.ledger.forget_events(events[-1].event_id)
-            self._extend()
 
     def _complete(self) -> bool:
         """Whether the ledger that was found knows all workers: no event was recorded that it forgot."""
         epoch, last = self.ledger.last_event()
         if epoch != self.store.epoch():
             return False
-        recorded = self.store.audit(limit=1)
-        if not recorded or recorded[0]["epoch"] != epoch:
-            return True
-        return _order(recorded[0]["event_id"]) <= _order(last)
+        recorded = self.store.last_recorded(epoch)
+        return recorded is None or _order(recorded) <= _order(last)
 
     def _build(self, epoch: int, *arguments: str | float) -> None:
         self.ledger.run("build", epoch, *arguments)
@@ -150,9 +205,8 @@ class Restorer:
         for setting in self.store.settings():
             until = setting.until_ms or 0
             if setting.kind == "hold":
-                self._build(
-                    epoch, "hold", setting.resource, setting.by, setting.reason or "", until
-                )
+                note = setting.by, setting.reason or "", until, setting.set_ms
+                self._build(epoch, "hold", setting.resource, *note)
             elif setting.kind in ("limit", "override"):
                 self._build(epoch, "limit", setting.resource, setting.value, until)
 

@@ -16,7 +16,16 @@ TASKS = ROOT / "tasks"
 
 #: From the ground up. A file imports from its own floor and from those below it; no two files each other.
 FLOORS: dict[str, tuple[str, ...]] = {
-    "values": ("errors", "states", "resources", "jobs", "settings"),
+    "values": (
+        "errors",
+        "states",
+        "resources",
+        "jobs",
+        "settings",
+        "selection",
+        "durations",
+        "author",
+    ),
     "records": (
         "family",
         "ledger",
@@ -30,9 +39,17 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "decisions": (
         "why",
         "restorer",
+        "roster",
         "transactions",
         "records",
+        "listings",
+        "failures",
+        "rates",
         "overview",
+        "catching_up",
+        "interventions",
+        "holds",
+        "bulk",
         "operators",
         "work_queue",
         "recorder",
@@ -45,10 +62,16 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "celery side": (
         "context",
         "needs",
+        "message",
+        "calls",
+        "batches",
         "transport",
         "task",
+        "stopping",
+        "idleness",
         "renewal",
         "request",
+        "worker_view",
         "worker",
         "guard",
         "maintenance",

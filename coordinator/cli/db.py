@@ -74,7 +74,12 @@ def status(installation: Installation, as_json: bool) -> None:
         "up_to_date": known.up_to_date,
     }
     if known.up_to_date:
-        found |= {"epoch": store.epoch(), "jobs": store.counts(), "poison": len(store.poison())}
+        found |= {
+            "epoch": store.epoch(),
+            "jobs": store.counts(),
+            "workers": len(store.live_workers()[0]),
+            "poison": len(store.poison()),
+        }
     answer(found, as_json, lambda: rows(("", ""), [(name, item) for name, item in found.items()]))
     if not known.up_to_date:
         raise click.exceptions.Exit(REFUSED)
@@ -98,7 +103,7 @@ def prune(
     as_json: bool,
 ) -> None:
     """Remove old events and old ended jobs; ages are in days, by default those of the settings."""
-    from coordinator.operators import default_author
+    from coordinator.author import default_author
 
     settings, store = installation.settings, _store(installation)
     log_days = settings.log_days if log_days is None else log_days
@@ -121,7 +126,12 @@ def prune(
         as_json,
         lambda: rows(
             ("would be removed" if dry_run else "removed", "number"),
-            [("events", gone.events), ("ended jobs", gone.jobs), ("poison events", gone.poison)],
+            [
+                ("events", gone.events),
+                ("ended jobs", gone.jobs),
+                ("poison events", gone.poison),
+                ("workers long gone", gone.workers),
+            ],
         ),
     )
 

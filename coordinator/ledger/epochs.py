@@ -53,9 +53,15 @@ class Epochs(Scripts):
         if not awaited:
             self.run("tick")
 
-    def restore(self, epoch: int, jobs: Sequence[Any]) -> None:
-        """Enter unfinished jobs (``store.StoredJob``) into a ledger that is being built."""
-        arguments: list[str | int | float] = [epoch]
+    def restore(self, epoch: int, jobs: Sequence[Any], entered: int = 0, of: int = 0) -> None:
+        """Enter unfinished jobs (``store.StoredJob``) into a ledger that is being built.
+
+        Args:
+            epoch: the one that is being built.
+            jobs: some of the jobs.
+            entered, of: how many are in with these, of how many, for people who wait.
+        """
+        arguments: list[str | int | float] = [epoch, entered, of]
         for item in jobs:
             job = item.job
             arguments += (
@@ -68,6 +74,27 @@ class Epochs(Scripts):
                 item.token or 0,
             )
         self.run("restore", *arguments)
+
+    def restoring(self) -> tuple[int, int, int] | None:
+        """Return jobs entered, jobs to enter and workers awaited while admission is closed, else None."""
+        names = ("open", "restored", "restorable")
+        state, entered, of = self.redis.hmget(f"{self.prefix}meta", *names)
+        if state not in ("building", "0"):
+            return None
+        return int(entered or 0), int(of or 0), int(self.redis.scard(f"{self.prefix}awaited"))
+
+    def clock(self) -> int:
+        """Return Redis's clock, Unix milliseconds: the one clock that all processes share.
+
+        Raises:
+            LedgerUnavailable: Redis was not reached.
+        """
+        seconds, microseconds = self.redis.time()
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
+    def lease_ms(self) -> int:
+        """Return the lease as configured in the ledger, in milliseconds."""
+        return int(self.redis.hget(f"{self.prefix}defaults", "lease_ms") or 30_000)
 
     def known_workers(self) -> set[str]:
         """Return the workers of the ledger, whatever life of the server it is of."""

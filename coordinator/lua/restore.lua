@@ -1,9 +1,11 @@
 -- Enters unfinished jobs as the store knows them, at their old places. Nobody is admitted; a running job
 -- gets its units back and its worker one lease to say that it still runs it.
 --
--- ARGV[2..] epoch, then per job: id, class, needs, priority, org, owner, task, due ms, expires ms, max_retries, retries,
---           message, sequence, attempts, losses, state, worker, token
-for i = 3, #ARGV, 18 do
+-- ARGV[2..] epoch, jobs entered with these, jobs there are to enter (both for people), then per job: id, class,
+--           needs, priority, org, owner, task, due ms, expires ms, max_retries, retries, message, sequence,
+--           attempts, losses, state, worker, token
+call('HSET', P .. 'meta', 'restored', ARGV[3], 'restorable', ARGV[4])
+for i = 5, #ARGV, 18 do
   local id = ARGV[i]
   if call('EXISTS', P .. 'job:' .. id) == 0 then
     local needs, state = ARGV[i + 2], ARGV[i + 15]

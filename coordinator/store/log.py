@@ -11,10 +11,7 @@ import sqlalchemy as sa
 
 from coordinator.states import ALIASES, State
 from coordinator.store.database import Database, Row, now_ms
-from coordinator.store.transitions import first_ordinal
-
-#: Second parts of the ids of notes: from here to twice as much.
-_NOTES = 1 << 19
+from coordinator.store.transitions import NOTES, first_ordinal
 
 
 class Log(Database):
@@ -130,7 +127,7 @@ class Log(Database):
         table = self.schema.events
         at = at_ms or now_ms()
         # Like an id of the ledger's stream, but with a second part that no stream reaches.
-        part = _NOTES + secrets.randbelow(_NOTES)
+        part = NOTES + secrets.randbelow(NOTES)
         redacted = self.redactor.value({"by": by, "reason": reason, **(data or {})})
         row = {
             "epoch": max(1, self._present_epoch()),

@@ -12,6 +12,7 @@ from coordinator.jobs import Job
 from coordinator.schema.texts import UNFINISHED
 from coordinator.states import State
 from coordinator.store.database import Database, chunks, now_ms
+from coordinator.store.transitions import NOTES, PARTS
 
 #: Before every (sequence, job id).
 START: tuple[int, str] = (-(1 << 62), "")
@@ -70,6 +71,12 @@ class Restoration(Database):
         with self.reading() as connection:
             return [_stored(row) for row in connection.execute(query).mappings()]
 
+    def count_unfinished(self) -> int:
+        """Return the number of jobs that have not ended."""
+        query = sa.select(sa.func.count()).select_from(self.schema.jobs)
+        with self.reading() as connection:
+            return connection.scalar(query.where(sa.text(UNFINISHED))) or 0
+
     def stored(self, job_ids: Sequence[str]) -> dict[str, StoredJob]:
         """Return jobs by id, finished ones too; unknown ids are left out."""
         table = self.schema.jobs
@@ -92,6 +99,19 @@ class Restoration(Database):
         )
         with self.writing() as connection:
             return int(connection.execute(insert.returning(table.c.epoch)).scalar_one())
+
+    def last_recorded(self, epoch: int) -> str | None:
+        """Return the id of the last event of an epoch that came from the ledger, or None."""
+        table = self.schema.events.c
+        # Not the notes of the store's own, whose ids no stream reaches.
+        query = (
+            sa.select(table.event_id)
+            .where(table.epoch == epoch, table.ordinal % PARTS < NOTES)
+            .order_by(table.ordinal.desc())
+            .limit(1)
+        )
+        with self.reading() as connection:
+            return connection.scalar(query)
 
     def epoch(self) -> int:
         """Return the present epoch; 0 before the first."""

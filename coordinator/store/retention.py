@@ -11,20 +11,23 @@ from coordinator.states import FINAL
 from coordinator.store.database import now_ms
 from coordinator.store.log import Log
 from coordinator.store.transitions import first_ordinal
+from coordinator.store.workers import Workers
 
-DAY_MS = 24 * 3600 * 1000
+DAY_SECONDS = 24 * 3600
+DAY_MS = DAY_SECONDS * 1000
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """How many rows went: events of the log, finished jobs, events set aside."""
+    """How many rows went: events of the log, finished jobs, events set aside, workers long gone."""
 
     events: int
     jobs: int
     poison: int
+    workers: int
 
 
-class Retention(Log):
+class Retention(Workers, Log):
     """The verbs that forget."""
 
     def prune(
@@ -41,7 +44,8 @@ class Retention(Log):
         """Remove old events and old finished jobs; totals stay as they are.
 
         Args:
-            log_days: age in days at which events go; events set aside go with the finished jobs.
+            log_days: age in days at which events go; events set aside and workers that are not live any
+                more go with the finished jobs.
             finished_days: age in days, since their end, at which finished jobs go. Unfinished never do.
             batch: rows per transaction, so that writers wait for milliseconds only.
             at_ms: the present moment (Unix milliseconds); 0 is the clock's.
@@ -61,7 +65,7 @@ class Retention(Log):
         now = at_ms or now_ms()
         log_end, job_end = now - int(log_days * DAY_MS), now - int(finished_days * DAY_MS)
         if dry_run:
-            return self._prunable(first_ordinal(log_end), job_end)
+            return self._prunable(first_ordinal(log_end), job_end, now, finished_days)
         jobs, poison = self.schema.jobs, self.schema.poison
         ended, aside = jobs.c.finished_at, poison.c.set_aside_at
         gone = Pruned(
@@ -71,13 +75,14 @@ class Retention(Log):
                 for state in sorted(FINAL)
             ),
             poison=self._prune(poison.c.event_id, aside, job_end, batch),
+            workers=self.forget_workers(finished_days * DAY_SECONDS, now),
         )
-        if gone != Pruned(0, 0, 0):
+        if gone != Pruned(0, 0, 0, 0):
             counts = {"log_days": log_days, "finished_days": finished_days, **asdict(gone)}
             self.note("pruned", by, reason, at_ms=now, data=counts)
         return gone
 
-    def _prunable(self, log_end: int, job_end: int) -> Pruned:
+    def _prunable(self, log_end: int, job_end: int, now: int, finished_days: float) -> Pruned:
         events, jobs, poison = self.schema.events, self.schema.jobs, self.schema.poison
         old = (
             (events, [events.c.ordinal < log_end]),
@@ -91,13 +96,12 @@ class Retention(Log):
             (poison, [poison.c.set_aside_at < job_end]),
         )
         with self.reading() as connection:
-            return Pruned(
-                *(
-                    connection.scalar(sa.select(sa.func.count()).select_from(table).where(*only))
-                    or 0
-                    for table, only in old
-                )
-            )
+            rows = [
+                connection.scalar(sa.select(sa.func.count()).select_from(table).where(*only)) or 0
+                for table, only in old
+            ]
+        gone = len(self.inactive_workers(finished_days * DAY_SECONDS, now))
+        return Pruned(rows[0], rows[1], rows[2], gone)
 
     def _prune(
         self,

@@ -53,7 +53,10 @@ _GOES_ON_AFTER_ERROR = frozenset({Verb.RETRIED, Verb.REPLACED, Verb.EXPIRED})
 _JOB_FIELDS = frozenset(item.name for item in fields(Job))
 
 #: Number of events of one millisecond that a stream id can tell apart here.
-_PARTS = 1 << 20
+PARTS = 1 << 20
+
+#: Second parts of the ids of notes, which no stream reaches: from here to twice as much.
+NOTES = 1 << 19
 
 
 #: What operators set or end, by the event that says so.
@@ -98,18 +101,18 @@ def ordinal_of(event_id: str, at_ms: int) -> int:
     """
     milliseconds, _, part = event_id.partition("-")
     if not (milliseconds.isdecimal() and part.isdecimal()):
-        return at_ms * _PARTS
-    return int(milliseconds) * _PARTS + min(int(part), _PARTS - 1)
+        return at_ms * PARTS
+    return int(milliseconds) * PARTS + min(int(part), PARTS - 1)
 
 
 def moment_of(ordinal: int) -> int:
     """Return the moment (Unix milliseconds) of an ordinal; unlike clocks it never goes back in a stream."""
-    return ordinal // _PARTS
+    return ordinal // PARTS
 
 
 def first_ordinal(at_ms: int) -> int:
     """Return the least ordinal of a moment (Unix milliseconds)."""
-    return at_ms * _PARTS
+    return at_ms * PARTS
 
 
 def transition(event: Event) -> Transition:

@@ -17,9 +17,6 @@ import sqlalchemy as sa
 from coordinator.jobs import Event
 from coordinator.store.database import Database, chunks
 
-#: For how many milliseconds after ``keep_workers`` the table is trusted to know all workers.
-FRESH_MS = 12_000
-
 _KEPT = "workers_kept"
 
 _COUNTERS = ("assigned", "completed", "failed")
@@ -188,7 +185,10 @@ class Workers(Database):
         """
         table = self.schema.workers
         query = sa.select(table).where(*self._inactive(silent_seconds, at_ms))
-        return [_stored(row) for row in self.rows(query.order_by(table.c.last_heartbeat))]
+        return [
+            _stored(row)
+            for row in self.rows(query.order_by(table.c.last_heartbeat, table.c.worker))
+        ]
 
     def forget_workers(self, silent_seconds: float, at_ms: int) -> int:
         """Forget the workers of ``inactive_workers``; return their number."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -13,9 +15,13 @@ from coordinator.jobs import Event, Job
 from coordinator.ledger import Ledger
 from coordinator.recorder import record_all
 from coordinator.resources import needs_of
-from coordinator.restorer import ANYBODY, Restorer, machine
+from coordinator.restorer import ANYBODY, FRESH_MS, TERM_MS, Restorer, machine
 from coordinator.settings import Settings
 from coordinator.store import Store
+from tests.helpers import eventually
+
+#: Later than any heartbeat, Unix milliseconds.
+FAR = 1 << 50
 
 
 class Installation:
@@ -37,6 +43,7 @@ class Installation:
         """What the recorder does."""
         events = self.ledger.read_events(1000)
         self.record(events)
+        self.store.note_workers(events)
         self.ledger.settle(events)
 
     def submit(self, job_id: str, *models: str) -> Job:
@@ -50,6 +57,9 @@ class Installation:
         assert self.ledger.claim(job_id, token, f"nonce of {job_id}", worker).granted
         return token
 
+    def enrol(self, worker: str) -> None:
+        self.store.enrol_worker(worker, ["q"], 4, {}, self.ledger.clock())
+
     def open(self) -> str:
         return str(self.ledger.redis.hget("coordinator:meta", "open"))
 
@@ -61,6 +71,7 @@ class Installation:
 def at(redis_url: str, tmp_path: Path) -> Iterator[Installation]:
     installation = Installation(redis_url, tmp_path)
     assert installation.restorer().ensure_open()
+    installation.enrol("w")
     installation.ledger.renew("w", ["q"], 4, register=True)
     yield installation
     installation.store.close()
@@ -77,6 +88,8 @@ def test_after_a_wipe_admission_waits_a_lease_for_workers_nobody_knows(
     at.submit("a", "m")
     # Its start is not recorded: neither ledger nor store can tell that w has it.
     token = at.start("a")
+    at.store.confirm_workers(0)
+    at.store.note_workers([Event(1, "9-0", "worker_left", "", 0, FAR, {"worker": "w"})])
     redis_client.flushall()
     assert at.restorer().ensure_open()
     at.ledger.tick()
@@ -88,6 +101,103 @@ def test_after_a_wipe_admission_waits_a_lease_for_workers_nobody_knows(
     assert (at.ledger.job("a") or {})["state"] == "running"
     at.ledger.tick()
     assert at.open() == "0"
+
+
+def test_after_a_wipe_admission_opens_when_those_the_store_knows_have_reported(
+    at: Installation, redis_client: redis.Redis
+) -> None:
+    at.enrol("x")
+    at.ledger.renew("x", ["q"], 4, register=True)
+    redis_client.flushall()
+    assert at.restorer().ensure_open()
+    assert at.awaited() == {"w", "x"}
+    at.ledger.renew("w", ["q"], 4)
+    at.ledger.tick()
+    assert at.open() == "0"
+    at.ledger.renew("x", ["q"], 4)
+    at.ledger.tick()
+    assert at.open() == "1"
+
+
+def test_one_that_left_is_not_awaited(at: Installation, redis_client: redis.Redis) -> None:
+    at.enrol("x")
+    at.ledger.renew("x", ["q"], 4, register=True)
+    at.ledger.leave("x", "left")
+    at.settle()
+    redis_client.flushall()
+    assert at.restorer().ensure_open()
+    assert at.awaited() == {"w"}
+
+
+def test_what_only_the_ledger_knows_survives_a_second_wipe(
+    at: Installation, redis_client: redis.Redis
+) -> None:
+    at.ledger.renew("stranger", ["q"], 4, register=True)
+    at.ledger.redis.hset("coordinator:meta", "run_id", "another life")
+    assert at.restorer().ensure_open()
+    assert at.awaited() == {"stranger", "w"}
+    redis_client.flushall()
+    assert at.restorer("second").ensure_open()
+    assert at.awaited() == {"stranger", "w"}
+
+
+def test_a_roster_that_is_old_is_not_trusted(at: Installation, redis_client: redis.Redis) -> None:
+    at.store.confirm_workers(at.ledger.clock() - FRESH_MS - 1000)
+    redis_client.flushall()
+    assert at.restorer().ensure_open()
+    assert at.awaited() == {ANYBODY, "w"}
+
+
+def test_notes_that_were_pruned_do_not_delay_a_restore(at: Installation) -> None:
+    at.submit("a", "m")
+    at.settle()
+    # A note has an id that no stream reaches, and its row is the newest of the log.
+    at.store.prune(log_days=0, at_ms=at.ledger.clock() + 60_000)
+    at.store.confirm_workers(0)
+    at.ledger.redis.hset("coordinator:meta", "run_id", "another life")
+    assert at.restorer().ensure_open()
+    assert at.awaited() == {"w"}
+
+
+def test_a_second_restorer_takes_over_within_its_term(at: Installation) -> None:
+    at.ledger.redis.hset("coordinator:meta", "run_id", "another life")
+    assert at.ledger.elect("restore", "killed", TERM_MS)
+    assert not at.restorer().ensure_open()
+    assert at.ledger.redis.pttl("coordinator:leader:restore") <= 3000
+    eventually(at.restorer().ensure_open, TERM_MS / 1000 + 1)
+
+
+def test_one_that_takes_long_keeps_its_term(
+    at: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restorer = at.restorer()
+    at.submit("a", "m")
+    at.ledger.redis.hset("coordinator:meta", "run_id", "another life")
+    unfinished = at.store.unfinished
+    asked: list[bool] = []
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        if not asked:
+            end = time.monotonic() + 1.5 * TERM_MS / 1000
+            eventually(lambda: time.monotonic() > end, 10)
+            asked.append(at.restorer("second").ensure_open())
+        return unfinished(*arguments, **options)
+
+    monkeypatch.setattr(at.store, "unfinished", slow)
+    assert restorer.ensure_open()
+    assert asked == [False]
+
+
+def test_progress_is_told(at: Installation, redis_client: redis.Redis) -> None:
+    at.submit("a", "m")
+    at.submit("b", "n")
+    assert at.ledger.restoring() is None
+    redis_client.flushall()
+    assert at.restorer().ensure_open()
+    assert at.ledger.restoring() == (2, 2, 1)
+    at.ledger.renew("w", ["q"], 4)
+    at.ledger.tick()
+    assert at.ledger.restoring() is None
 
 
 def test_a_run_that_ends_before_its_worker_reported_waits_for_it(
