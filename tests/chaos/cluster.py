@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,7 +22,7 @@ import redis
 
 from coordinator.ledger import Ledger
 from coordinator.store import Store
-from tests.chaos.traces import Blow, Counts, Run, count, read
+from tests.chaos.traces import Blow, Counts, Run, Trace, count
 from tests.helpers import ROOT, eventually, free_port, redis_executable, session_of
 
 
@@ -68,6 +71,7 @@ class Cluster:
         self.blows: list[Blow] = []
         self.producers: list[subprocess.Popen[bytes]] = []
         self.ended: set[str] = set()
+        self._trace = Trace(folder / "trace")
         self.ledger = Ledger(self.url, patience=2.0)
         self.store = Store(f"sqlite:///{self.database}")
 
@@ -84,13 +88,30 @@ class Cluster:
 
     def _start_all(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(_empty_database(), self.database)
         self.start_redis()
-        self.store.upgrade()
         for name in (*self.workers, "maintenance"):
             self.start_worker(name)
         if self.reaper:
             self.start_reaper()
         self.await_workers()
+
+    def reset(self) -> None:
+        """Make an idle, healthy cluster ready for the next repetition: nothing of the last one is counted.
+
+        Raises:
+            AssertionError: it is not idle, or a process is missing: another cluster is needed.
+        """
+        assert all(producer.poll() is not None for producer in self.producers)
+        alive = ("redis", "maintenance", *self.workers, *(("reaper",) if self.reaper else ()))
+        dead = [name for name in alive if self.processes[name].poll() is not None]
+        assert not dead, f"not running any more: {dead}"
+        self.verify()
+        self.await_workers()
+        for name in ("trace", "accepted"):
+            (self.folder / name).unlink(missing_ok=True)
+        self._trace = Trace(self.folder / "trace")
+        self.blows, self.producers, self.ended = [], [], set()
 
     def __exit__(
         self,
@@ -208,7 +229,7 @@ class Cluster:
         return {line.split(" ")[1] for line in lines if line.startswith(f"{kind} ")}
 
     def runs(self) -> list[Run]:
-        return read(self.folder / "trace")
+        return self._trace.runs()
 
     def completed(self) -> int:
         return len({run.job for run in self.runs() if run.ended is not None})
@@ -252,11 +273,11 @@ class Cluster:
     # -- blows -------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def blow(self, kind: str, before: float = 0.3, after: float = 0.3) -> Iterator[None]:
-        """Note that what ended shortly before, during or shortly after may not have been told."""
+    def blow(self, kind: str) -> Iterator[None]:
+        """Note what is done inside as a blow; see ``traces.Blow``."""
         start = time.monotonic()
         yield
-        self.blows.append(Blow(kind, start - before, time.monotonic() + after))
+        self.blows.append(Blow(kind, start, time.monotonic()))
 
     def kill(self, name: str, number: int = signal.SIGKILL) -> None:
         """Send a signal to a process of the cluster, and reap it when it was killed."""
@@ -298,6 +319,19 @@ class Cluster:
     def forget_redis(self) -> None:
         """Delete the files of a Redis that is down."""
         shutil.rmtree(self.folder / "redis")
+
+
+@cache
+def _empty_database() -> Path:
+    """Return a database with all tables: making them takes longer than all else that a cluster begins with."""
+    path = Path(tempfile.mkdtemp(prefix="chaos-database-")) / "store.db"
+    store = Store(f"sqlite:///{path}")
+    store.upgrade()
+    with store.stating() as connection:
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    store.close()
+    atexit.register(shutil.rmtree, path.parent, ignore_errors=True)
+    return path
 
 
 def _answers(client: redis.Redis) -> bool:

@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--models", type=int, default=20)
     parser.add_argument("--pause", type=float, default=0.01)
     parser.add_argument("--shortest", type=float, default=0.02)
-    parser.add_argument("--longest", type=float, default=0.3)
+    parser.add_argument("--longest", type=float, default=0.2)
     parser.add_argument("--children", type=float, default=0.0, help="share of jobs with a process")
     parser.add_argument("--die-at", type=int, default=0)
     options = parser.parse_args()

@@ -23,34 +23,66 @@ class Run:
     planned: float = 0.0
 
 
-def read(path: Path) -> list[Run]:
-    """Return the runs of a trace, in the order of their start."""
-    runs: dict[tuple[str, int], Run] = {}
-    lines = path.read_text().splitlines() if path.exists() else []
-    for line in lines:
+class Trace:
+    """The runs that a growing file of lines tells of; each line is read once.
+
+    Args:
+        path: the file; it may not be there yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._position = 0
+        self._rest = ""
+        self._runs: dict[tuple[str, int], Run] = {}
+
+    def runs(self) -> list[Run]:
+        """Return the runs so far, in the order of their start."""
+        if self.path.exists():
+            with self.path.open() as file:
+                file.seek(self._position)
+                text = self._rest + file.read()
+                self._position = file.tell()
+            *lines, self._rest = text.split("\n")
+            for line in lines:
+                self._take(line)
+        return sorted(self._runs.values(), key=lambda run: run.start)
+
+    def _take(self, line: str) -> None:
         at, kind, job, token, pid, needs, planned = line.split(" ")
         moment, models = float(at), tuple(needs.split(",")) if needs else ()
-        run = runs.setdefault((job, int(token)), Run(job, int(token), models, moment, moment))
+        key = job, int(token)
+        run = self._runs.setdefault(key, Run(job, int(token), models, moment, moment))
         run.start, run.last = min(run.start, moment), max(run.last, moment)
         run.pids.add(int(pid))
         run.planned = max(run.planned, float(planned))
         if kind == "end":
             run.ended = moment
-    return sorted(runs.values(), key=lambda run: run.start)
+
+
+#: Seconds before a wipe in which an end may not have come to the store, and before and after a kill in which
+#: a body's end may not have been told.
+RECENT, UNTOLD = 1.0, 0.3
 
 
 @dataclass(frozen=True)
 class Blow:
-    """Something that the drill did: a span of time in which an end may not have been told.
+    """Something that the drill did.
 
     Attributes:
-        kind: ``kill`` (a run that ended within it may run again), ``outage`` or ``wipe``.
+        kind: ``kill`` (of processes that run jobs), or ``wipe`` (of what Redis knows, or of Redis itself).
         start, end: CLOCK_MONOTONIC.
     """
 
     kind: str
     start: float
     end: float
+
+    def excuses(self, ended: float) -> str | None:
+        """Say why the end of a run at this moment may be unknown: ``recent``, ``untold``, or not at all."""
+        if self.kind == "wipe":
+            return "recent" if self.start - RECENT <= ended <= self.start else None
+        return "untold" if self.start - UNTOLD <= ended <= self.end + UNTOLD else None
 
 
 @dataclass(frozen=True)
@@ -63,7 +95,8 @@ class Counts:
         lost: those that neither completed nor ended otherwise.
         twice: runs of a job after one that had ended, for which no blow accounts.
         killed: runs that never reached their end.
-        again: runs after an end that a blow kept from being told or remembered.
+        recent: runs after an end within the last second before a wipe.
+        untold: runs after an end whose process was killed before it could tell it.
         overlaps: pairs of runs of one model at one time, each with the seconds.
         foreign: runs of jobs that no producer was told were accepted (it died first).
     """
@@ -73,7 +106,8 @@ class Counts:
     lost: tuple[str, ...]
     twice: tuple[str, ...]
     killed: int
-    again: tuple[str, ...]
+    recent: tuple[str, ...]
+    untold: tuple[str, ...]
     overlaps: tuple[str, ...]
     foreign: int
 
@@ -101,7 +135,7 @@ def count(
         by_job[run.job].append(run)
     done = {job for job, mine in by_job.items() if any(run.ended is not None for run in mine)}
     twice: list[str] = []
-    again: list[str] = []
+    excused: dict[str, list[str]] = {"recent": [], "untold": []}
     for job, mine in by_job.items():
         for before, after in pairwise(mine):
             if before.ended is None:
@@ -110,15 +144,16 @@ def count(
                 f"{job} ended at {before.ended:.3f} (token {before.token}),"
                 f" started at {after.start:.3f} (token {after.token})"
             )
-            excused = any(blow.start <= before.ended <= blow.end for blow in blows)
-            (again if excused else twice).append(told)
+            reasons = [reason for blow in blows if (reason := blow.excuses(before.ended))]
+            (excused[reasons[0]] if reasons else twice).append(told)
     return Counts(
         len(wanted),
         len(done & wanted),
         tuple(sorted(wanted - done - set(ended))),
         tuple(twice),
         sum(run.ended is None for run in runs),
-        tuple(again),
+        tuple(excused["recent"]),
+        tuple(excused["untold"]),
         tuple(_overlaps(runs)),
         len(by_job.keys() - wanted),
     )

@@ -51,7 +51,7 @@ def without_rows(cluster: Cluster, choice: random.Random) -> None:
     assert cluster.producers[0].wait(60) == 0
     wanted = sorted(cluster.accepted())
     eventually(lambda: len(cluster.store.stored(wanted)) == len(wanted), 30)
-    with cluster.blow("wipe", before=1.0, after=0.0):
+    with cluster.blow("wipe"):
         cluster.ledger.redis.flushall()
 
 
@@ -75,7 +75,7 @@ def lose_database_and_redis(cluster: Cluster, choice: random.Random) -> None:
     cluster.await_completed(20)
     connection = sqlite3.connect(cluster.database, isolation_level=None)
     connection.execute("BEGIN EXCLUSIVE")
-    with cluster.blow("wipe", before=1.0, after=0.2):
+    with cluster.blow("wipe"):
         cluster.ledger.redis.flushall()
     pause(1.5 * cluster.lease)
     connection.execute("ROLLBACK")

@@ -37,7 +37,7 @@ def kill_redis(cluster: Cluster, choice: random.Random) -> None:
     for round_, seconds in enumerate((0.0, 0.5, 1.5 * cluster.lease)):
         cluster.await_completed(40 * round_ + 20)
         epoch = _epoch(cluster)
-        with cluster.blow("outage", before=1.2, after=1.0):
+        with cluster.blow("wipe"):
             cluster.kill("redis")
             pause(seconds)
             cluster.start_redis()
@@ -51,7 +51,7 @@ def redis_without_files(cluster: Cluster, choice: random.Random) -> None:
     for round_ in range(2):
         cluster.await_completed(50 * round_ + 20)
         epoch = _epoch(cluster)
-        with cluster.blow("wipe", before=1.2, after=1.0):
+        with cluster.blow("wipe"):
             cluster.kill("redis")
             cluster.forget_redis()
             cluster.start_redis()
@@ -66,7 +66,7 @@ def flushall(cluster: Cluster, choice: random.Random) -> None:
         cluster.await_completed(40 * round_ + 20)
         epoch = _epoch(cluster)
         with (
-            cluster.blow("wipe", before=1.0, after=0.0),
+            cluster.blow("wipe"),
             redis.Redis.from_url(cluster.url) as client,
         ):
             client.flushall()
@@ -82,7 +82,7 @@ def old_file(cluster: Cluster, choice: random.Random) -> None:
     shutil.copytree(data, kept)
     epoch = _epoch(cluster)
     pause(4)
-    with cluster.blow("wipe", before=1.2, after=1.0):
+    with cluster.blow("wipe"):
         cluster.kill("redis")
         cluster.forget_redis()
         kept.rename(data)
@@ -96,7 +96,7 @@ def kill_everything(cluster: Cluster, choice: random.Random) -> None:
     cluster.produce(200, choice.randrange(1 << 30))
     cluster.await_completed(30)
     epoch = _epoch(cluster)
-    with cluster.blow("wipe", before=1.2, after=0.0):
+    with cluster.blow("wipe"):
         # Redis writes its title over its environment, by which all others are found.
         for process in (*cluster.processes.values(), *cluster.marked()):
             process.kill()
@@ -127,7 +127,7 @@ def freeze_redis(cluster: Cluster, choice: random.Random) -> None:
     cluster.produce(300, choice.randrange(1 << 30))
     for round_, seconds in enumerate((cluster.lease / 2, 2 * cluster.lease)):
         cluster.await_completed(40 * round_ + 20)
-        with cluster.blow("outage", before=0.5, after=0.5):
+        with cluster.blow("wipe"):
             cluster.kill("redis", signal.SIGSTOP)
             pause(seconds)
             cluster.kill("redis", signal.SIGCONT)
@@ -140,7 +140,7 @@ def kill_restorer(cluster: Cluster, choice: random.Random) -> str:
     cluster.await_completed(20)
     for how in ("kill", "freeze"):
         epoch = _epoch(cluster)
-        with cluster.blow("wipe", before=1.0, after=1.0):
+        with cluster.blow("wipe"):
             restorer = cluster.start(how, sys.executable, "-m", "tests.chaos.restoring", how)
             _begun(cluster, epoch)
         done = cluster.completed()
@@ -210,14 +210,14 @@ def _freeze_worker(cluster: Cluster, choice: random.Random) -> None:
 
 
 def _kill_redis(cluster: Cluster, choice: random.Random) -> None:
-    with cluster.blow("outage", before=1.2, after=2.0):
+    with cluster.blow("wipe"):
         cluster.kill("redis")
         pause(choice.uniform(0.0, cluster.lease))
         cluster.start_redis()
 
 
 def _flushall(cluster: Cluster, choice: random.Random) -> None:
-    with cluster.blow("wipe", before=1.0, after=0.0):
+    with cluster.blow("wipe"):
         cluster.ledger.redis.flushall()
 
 
