@@ -19,9 +19,11 @@ from kombu.transport import TRANSPORT_ALIASES
 
 from coordinator.embedded import redis_url
 from coordinator.errors import InvalidSetting, Refused
+from coordinator.jobs import Job
 from coordinator.ledger import connection_url
 from coordinator.maintenance import Deliverer, schedule
 from coordinator.maintenance import install as install_maintenance
+from coordinator.message import rewritten
 from coordinator.needs import OPTIONS, describe, said
 from coordinator.settings import Settings, load
 from coordinator.transport import OPTIONS_HEADER, TOKEN_HEADER, SentinelTransport, Transport
@@ -52,7 +54,9 @@ class Coordination:
     def work_queue(self) -> WorkQueue:
         """This process's work queue: a child has connections of its own."""
         if self._queue is None or self._queue[0] != os.getpid():
-            self._queue = (os.getpid(), WorkQueue(self.settings))
+            queue = WorkQueue(self.settings)
+            queue.application = self
+            self._queue = (os.getpid(), queue)
         return self._queue[1]
 
     def recorder(self, holder: str) -> Any:
@@ -62,6 +66,19 @@ class Coordination:
         queue = self.work_queue
         watermark = self.settings.memory_watermark
         return Recorder(queue.ledger, queue.store, Deliverer(self.app), holder, watermark)
+
+    def queues(self) -> set[str]:
+        """Return the names of the managed queues that the app declares."""
+        conf = self.app.conf
+        declared = conf.task_queues or ()
+        names = {str(getattr(queue, "name", queue)) for queue in declared}
+        return {name for name in {*names, conf.task_default_queue} if self.manages(name)}
+
+    def rewritten(
+        self, job: Job, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None
+    ) -> Job:
+        """Return a job with other arguments; see ``message.rewritten``."""
+        return rewritten(self.app, job, args, kwargs)
 
     def manages(self, queue: str) -> bool:
         return queue not in self.settings.exclude_queues

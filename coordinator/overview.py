@@ -1,4 +1,4 @@
-"""What is where: the reads of the facade. Nothing on the way of a job uses them."""
+"""What is where at this moment: queues, workers, locks. Nothing on the way of a job uses these reads."""
 
 from __future__ import annotations
 
@@ -8,14 +8,28 @@ from dataclasses import dataclass
 from typing import Any
 
 from coordinator.errors import UnknownJob
-from coordinator.records import Records
+from coordinator.failures import Failures
+from coordinator.holds import Hold, Holds, hold_of, paused_by
+from coordinator.ledger import Lock
+from coordinator.rates import Rates
 from coordinator.resources import SERIAL_RESOURCE, models_of, queue_resource
 from coordinator.why import Why, explain
+
+_PENDING = ("waiting", "delayed", "dispatched")
+_IN_PROGRESS = ("running", "stopping")
 
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
-    """A queue's counts; ``paused`` says by whom and why, None when it is not paused."""
+    """A queue.
+
+    Attributes:
+        queue: its name.
+        waiting, delayed, dispatched, running: its jobs; those that are being stopped run.
+        paused: by whom, since when and why in words, None when it is not; ``holds`` has the parts.
+        consumed: whether a live worker consumes it.
+        holds: its own pause, and the one of everything.
+    """
 
     queue: str
     waiting: int
@@ -23,6 +37,35 @@ class QueueState:
     dispatched: int
     running: int
     paused: str | None
+    consumed: bool = False
+    holds: tuple[Hold, ...] = ()
+
+    @property
+    def pending(self) -> int:
+        return self.waiting + self.delayed + self.dispatched
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveWorker:
+    """A live worker.
+
+    Attributes:
+        node: Celery's name for it; ``id`` tells its process from all others.
+        last_heartbeat: Unix seconds.
+        queues, slots: what it consumes, and jobs it runs at once.
+        jobs: ids of those that it runs now.
+        assigned, completed, failed: runs since it registered.
+    """
+
+    node: str
+    last_heartbeat: float
+    id: str
+    queues: tuple[str, ...]
+    slots: int
+    jobs: tuple[str, ...]
+    assigned: int
+    completed: int
+    failed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,24 +94,58 @@ class BlockedJob:
     queue_position: int
 
 
-class Overview(Records):
+class Overview(Failures, Rates, Holds):
     """The reads of the work queue."""
 
-    def get_stats(self) -> dict[str, Any]:
-        """Return pending, in_progress, completed_hour, failed_hour and oldest_item_age_seconds."""
-        counts = self.ledger.counts()
-        pending = sum(
-            n for (_, s), n in counts.items() if s in ("waiting", "delayed", "dispatched")
-        )
-        running = sum(n for (_, s), n in counts.items() if s in ("running", "stopping"))
+    def get_stats(self, queue: str | None = None) -> dict[str, Any]:
+        """Return pending, in_progress, completed_hour, failed_hour and oldest_item_age_seconds.
+
+        Args:
+            queue: only of this queue.
+
+        Raises:
+            LedgerUnavailable, StoreUnavailable: one of them cannot be asked.
+        """
         hour_ago = int(time.time() * 1000) - 3_600_000
         return {
-            "pending": pending,
-            "in_progress": running,
-            "completed_hour": self.store.completed_since(hour_ago),
-            "failed_hour": self.store.failed_since(hour_ago),
-            "oldest_item_age_seconds": self.store.oldest_pending_age(),
+            "pending": self.get_pending_count(queue),
+            "in_progress": self.get_in_progress_count(queue),
+            "completed_hour": self.store.completed_since(hour_ago, queue),
+            "failed_hour": self.store.failed_since(hour_ago, queue),
+            "oldest_item_age_seconds": self.store.oldest_pending_age(queue),
         }
+
+    def get_pending_count(self, queue: str | None = None) -> int:
+        """Return the number of jobs that wait, are delayed or on their way to a worker."""
+        return self._count(_PENDING, queue)
+
+    def get_in_progress_count(self, queue: str | None = None) -> int:
+        """Return the number of jobs that run or are being stopped."""
+        return self._count(_IN_PROGRESS, queue)
+
+    def _count(self, states: tuple[str, ...], queue: str | None) -> int:
+        counts = self.ledger.counts().items()
+        return sum(n for (name, state), n in counts if state in states and queue in (None, name))
+
+    def get_active_workers(self) -> list[ActiveWorker]:
+        """Return the workers whose lease has not ended, by name."""
+        found = [
+            ActiveWorker(
+                str(worker.get("node") or worker["id"].partition("/")[0]),
+                int(worker.get("seen") or 0) / 1000,
+                worker["id"],
+                tuple(worker.get("pool", "").split()),
+                int(worker.get("slots") or 0),
+                tuple(worker["jobs"]),
+                *(int(worker.get(name) or 0) for name in ("assigned", "completed", "failed")),
+            )
+            for worker in self.ledger.workers()
+        ]
+        return sorted(found, key=lambda worker: (worker.node, worker.id))
+
+    def get_locks(self, kinds: tuple[str, ...] = ("model",)) -> list[Lock]:
+        """Return the resources of these kinds that are held, waited for or paused, with their holders."""
+        return self.ledger.locks(kinds)
 
     def why(self, job_id: str) -> Why:
         """Say why a job does not run now.
@@ -86,8 +163,16 @@ class Overview(Records):
 
     def queues(self) -> list[QueueState]:
         """Return each managed queue with its counts and what paused it."""
-        counts, holds = self.ledger.counts(), self.ledger.holds()
-        names = sorted({*self.settings.queues, *(queue for queue, _ in counts)})
+        counts, noted, consumed = self.ledger.counts(), self.ledger.holds(), self.ledger.consumed()
+        names = sorted(self.known_queues())
+        holds = {
+            name: tuple(
+                hold_of(key, noted[key])
+                for key in (queue_resource(name), SERIAL_RESOURCE)
+                if key in noted
+            )
+            for name in names
+        }
         return [
             QueueState(
                 name,
@@ -95,7 +180,9 @@ class Overview(Records):
                 counts.get((name, "delayed"), 0),
                 counts.get((name, "dispatched"), 0),
                 counts.get((name, "running"), 0) + counts.get((name, "stopping"), 0),
-                _paused(holds, name),
+                paused_by(holds[name][0]) if holds[name] else None,
+                name in consumed,
+                holds[name],
             )
             for name in names
         ]
@@ -130,12 +217,3 @@ class Overview(Records):
                     )
                 )
         return found
-
-
-def _paused(holds: dict[str, dict[str, Any]], queue: str) -> str | None:
-    for resource in (queue_resource(queue), SERIAL_RESOURCE):
-        note = holds.get(resource)
-        if note is not None:
-            reason = f": {note['reason']}" if note.get("reason") else ""
-            return f"by {note.get('by', 'unknown')}{reason}"
-    return None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from coordinator.holds import hold_of, paused_text, way_out
 from coordinator.ledger import Ledger, Obstacle, Waiting
 from coordinator.resources import kind_of, models_of, reason_text
 
@@ -73,11 +74,17 @@ def explain(ledger: Ledger, job_id: str) -> Why | None:
         waits.obstacles,
         waits.position,
         _expected_start(waits),
-        reason_text(resource, code, holders),
+        _reason(first, holders) if first else reason_text(resource, code, holders),
         remedy(first) if first else "nothing: it is about to start",
         task,
         models_of(waits.needs),
     )
+
+
+def _reason(obstacle: Obstacle, holders: list[str]) -> str:
+    if obstacle.code == "held":
+        return paused_text(hold_of(obstacle.resource, obstacle.hold or {}))
+    return reason_text(obstacle.resource, obstacle.code, holders)
 
 
 def _expected_start(waits: Waiting) -> int | None:
@@ -103,9 +110,9 @@ def remedy(obstacle: Obstacle) -> str:
     """Say what would let a job go on that this stops."""
     kind, name = kind_of(obstacle.resource), obstacle.resource.partition(":")[2]
     if obstacle.code == "held":
-        return f"resume {obstacle.resource}" if name else "resume everything"
+        return way_out(obstacle.resource)
     if obstacle.code == "no-worker":
-        return f"start a worker for queue {name}"
+        return f"start a worker for queue {name}: coordinator up, or celery -A APP worker -Q {name}"
     if obstacle.code == "no-slot":
         return f"wait for a slot, or add workers to queue {name}"
     if obstacle.code == "closed":

@@ -85,18 +85,30 @@ class Jobs(Scripts):
         answer = self.run("undeliver", job_id, token, reason, "canceled" if end else "")
         return bool(answer["answer"] == "done")
 
-    def cancel(self, job_id: str, reason: str, by: str) -> dict[str, Any]:
-        """Cancel a job that has not ended; see ``lua/cancel.lua`` for the answers."""
-        return dict(self.run("cancel", job_id, "cancel", reason, by))
+    def cancel(self, job_id: str, reason: str, by: str, kind: str = "cancel") -> dict[str, Any]:
+        """Cancel a job that has not ended; see ``lua/cancel.lua`` for the answers.
+
+        Args:
+            job_id: the job.
+            reason, by: kept in the log.
+            kind: ``cancel``, or ``withdraw``, which leaves a running job alone.
+        """
+        return dict(self.run("cancel", job_id, kind, reason, by))
 
     def release(self, job_id: str, reason: str, by: str) -> dict[str, Any]:
         """Stop a running job and put it back to waiting."""
         return dict(self.run("cancel", job_id, "release", reason, by))
 
-    def progress(self, job_id: str, token: int, progress: dict[str, Any] | None) -> str | None:
+    def progress(
+        self,
+        job_id: str,
+        token: int,
+        progress: dict[str, Any] | None,
+        patience: float | None = None,
+    ) -> str | None:
         """Record progress; returns ``cancel``, ``release`` or ``stale`` when the run has to stop."""
         text = "" if progress is None else json.dumps(progress)
-        answer = self.run("progress", job_id, token, text)
+        answer = self.run("progress", job_id, token, text, patience=patience)
         return "stale" if answer["answer"] == "stale" else answer.get("stop")
 
 

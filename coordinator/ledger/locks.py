@@ -52,11 +52,6 @@ class Lock:
 class Locks(Scripts):
     """Reads of what is held."""
 
-    def now_ms(self) -> int:
-        """Return Redis's clock in Unix milliseconds."""
-        seconds, micros = self.redis.time()
-        return int(seconds) * 1000 + int(micros) // 1000
-
     def standing(self, job_ids: Sequence[str]) -> dict[str, dict[str, str]]:
         """Return where those of the jobs stand that the ledger knows, with what changes while they run."""
         pipe = self.redis.pipeline(transaction=False)
@@ -116,3 +111,18 @@ class Locks(Scripts):
         for class_id in classes:
             pipe.zcard(f"{self.prefix}class:{class_id}")
         return sum(pipe.execute())
+
+    def oldest_event(self) -> str | None:
+        """Return the id of the oldest event that was not settled, or None."""
+        entries = self.redis.xrange(f"{self.prefix}events", count=1)
+        return entries[0][0] if entries else None
+
+    def consumed(self) -> set[str]:
+        """Return the queues that live workers consume."""
+        pools = self.redis.hgetall(f"{self.prefix}pool_workers")
+        return {queue for pool, workers in pools.items() if int(workers) for queue in pool.split()}
+
+    def leader(self, name: str) -> str | None:
+        """Return who holds a singleton's term, or None."""
+        found: str | None = self.redis.get(f"{self.prefix}leader:{name}")
+        return found

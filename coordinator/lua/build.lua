@@ -1,6 +1,6 @@
 -- Sets what the store knows of limits, times and holds while the ledger is built again, without events.
 --
--- ARGV[2..] epoch, then configure, pairs name, value | hold, resource, by, reason, until ms |
+-- ARGV[2..] epoch, then configure, pairs name, value | hold, resource, by, reason, until ms, since ms |
 --           limit, resource, value, until ms
 local kind = ARGV[3]
 if kind == 'configure' then
@@ -14,7 +14,7 @@ else
   if kind == 'hold' then
     until_ms = tonumber(ARGV[7])
     call('HSET', P .. 'holds', ARGV[4], cjson.encode({by = ARGV[5], reason = ARGV[6],
-      until_ms = until_ms > 0 and until_ms or nil}))
+      until_ms = until_ms > 0 and until_ms or nil, at_ms = tonumber(ARGV[8]) or now}))
   else
     until_ms = tonumber(ARGV[6])
     call('HSET', P .. 'limits', ARGV[4], ARGV[5])

@@ -1,7 +1,7 @@
 -- Cancels a job that has not ended, releases a running one back to waiting, or fails it.
 -- A running job keeps its units, as stopping, until its death is confirmed or its lease has ended.
 --
--- ARGV[2..] job id, kind (cancel | release | fail), reason, by
+-- ARGV[2..] job id, kind (cancel | release | fail | withdraw: cancel, but not a running one), reason, by
 -- Answers {answer = done | stopping | gone | ended | idle, state}
 local job, kind = read(ARGV[2]), ARGV[3]
 if not job then
@@ -10,6 +10,8 @@ end
 local data = {reason = ARGV[4], by = ARGV[5]}
 if FINAL[job.state] then
   return cjson.encode({answer = 'ended', state = job.state})
+elseif kind == 'withdraw' and (job.state == 'running' or job.state == 'stopping') then
+  return cjson.encode({answer = 'idle', state = job.state})
 elseif job.state == 'stopping' then
   -- What ends it for good counts more than a release, and a cancel more than all.
   if job.stop ~= kind and (kind == 'cancel' or job.stop == 'release') then
@@ -19,7 +21,7 @@ elseif job.state == 'stopping' then
 elseif job.state == 'running' then
   move(job, 'stopping', 'stopping', {stop = kind, stop_reason = data.reason, stop_by = data.by}, data)
   return cjson.encode({answer = 'stopping', state = job.state, worker = job.worker})
-elseif kind ~= 'cancel' then
+elseif kind == 'release' or kind == 'fail' then
   return cjson.encode({answer = 'idle', state = job.state})
 end
 data.undelivered_result = true

@@ -4,10 +4,12 @@
 -- ARGV[2..] resource, JSON {by, reason, until_ms}
 local resource, note = ARGV[2], cjson.decode(ARGV[3])
 local before = call('HGET', P .. 'holds', resource)
-if before == ARGV[3] then
+local old = before and cjson.decode(before) or {}
+if old.by == note.by and old.reason == note.reason and old.until_ms == note.until_ms then
   return cjson.encode({answer = 'done'})
 end
-call('HSET', P .. 'holds', resource, ARGV[3])
+note.at_ms = now
+call('HSET', P .. 'holds', resource, cjson.encode(note))
 call('ZREM', P .. 'ends', 'hold ' .. resource)
 if note.until_ms then
   call('ZADD', P .. 'ends', note.until_ms, 'hold ' .. resource)

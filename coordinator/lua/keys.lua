@@ -7,7 +7,7 @@
 --   meta              hash    epoch, run_id, open, sequence, token, ticked, clock_offset (tests), ...
 --   defaults, limits  hash    resource or kind -> limit; configured, and set by an operator. "weight:<org>"
 --                             there is the weight of the org's turns
---   holds             hash    resource -> JSON {by, reason, until_ms}
+--   holds             hash    resource -> JSON {by, reason, at_ms, until_ms}
 --   ends              zset    "hold <resource>" | "limit <resource>" by the time it ends
 --   job:<id>          hash    where a job stands and what it holds
 --   message:<id>      string  its Celery message, less the two closing braces of its headers

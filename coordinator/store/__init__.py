@@ -7,14 +7,15 @@ import it where they first use it. Verbs live in the modules of this package, on
 from __future__ import annotations
 
 from coordinator.store.database import Row, RowRefused
+from coordinator.store.failures import Failures
+from coordinator.store.listings import Listings
 from coordinator.store.log import Log
 from coordinator.store.operations import Operations, OperatorSetting
 from coordinator.store.poison import Poison
-from coordinator.store.queries import Queries
 from coordinator.store.recording import Recorded, Recording
 from coordinator.store.redaction import Redactor, redact
 from coordinator.store.restoration import Restoration, StoredJob
-from coordinator.store.retention import Pruned, Retention
+from coordinator.store.retention import Pruned
 from coordinator.store.upgrade import SchemaStatus, Upgrade
 from coordinator.store.workers import StoredWorker, Workers
 
@@ -33,7 +34,7 @@ __all__ = [
 ]
 
 
-class Store(Recording, Poison, Restoration, Queries, Operations, Retention, Workers, Log, Upgrade):
+class Store(Recording, Poison, Restoration, Listings, Failures, Operations, Workers, Log, Upgrade):
     """All verbs of the store; see ``database.Database`` for the arguments.
 
     Cheap to make: it connects with the first verb. Safe to share between threads and across a fork.

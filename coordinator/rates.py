@@ -1,0 +1,157 @@
+"""How fast it goes: throughput over time, and the slowest jobs."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from coordinator.errors import InvalidValue
+from coordinator.listings import Listings, checked_limit
+
+#: Rows of one answer.
+MOST_BUCKETS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """What happened in one stretch of time, which begins at ``at`` (Unix seconds)."""
+
+    at: float
+    submitted: int
+    completed: int
+    failed: int
+    retried: int
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """What happened over a while.
+
+    Attributes:
+        seconds, bucket_seconds: the while, and the stretches it is cut into.
+        submitted, completed, failed, retried: their sums; failed counts unprocessable too.
+        per_minute: completed jobs.
+        wait_seconds, run_seconds: averages of the jobs that ended, None when none did.
+        buckets: the stretches, the oldest first; those in which nothing happened too.
+    """
+
+    seconds: float
+    bucket_seconds: float
+    submitted: int
+    completed: int
+    failed: int
+    retried: int
+    per_minute: float
+    wait_seconds: float | None
+    run_seconds: float | None
+    buckets: tuple[Bucket, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SlowJob:
+    """A job and how long it took: in its last run, or in the present one."""
+
+    id: str
+    task: str
+    queue: str
+    models: tuple[str, ...]
+    worker: str | None
+    state: str
+    run_seconds: float
+    wait_seconds: float
+    attempts: int
+
+
+class Rates(Listings):
+    """The reads about speed."""
+
+    def get_throughput(
+        self, seconds: float = 3600, bucket_seconds: float = 300, queue: str | None = None
+    ) -> Throughput:
+        """Return how many jobs were submitted, completed, failed and retried of late.
+
+        Args:
+            seconds: how far to look back; at most as far as the log goes (7 days by default).
+            bucket_seconds: length of one stretch.
+            queue: only of this queue.
+
+        Raises:
+            InvalidValue: a span that is not positive, or more than 1,000 stretches.
+        """
+        for name, value in (("seconds", seconds), ("bucket_seconds", bucket_seconds)):
+            if not value > 0:
+                raise InvalidValue(name, value, "a positive number of seconds")
+        if seconds / bucket_seconds > MOST_BUCKETS:
+            allowed = f"at least {seconds / MOST_BUCKETS:g}: {MOST_BUCKETS} stretches at most"
+            raise InvalidValue("bucket_seconds", bucket_seconds, allowed)
+        bucket_ms, now_ms = int(bucket_seconds * 1000), time.time_ns() // 1_000_000
+        since_ms = now_ms - int(seconds * 1000)
+        counted = self.store.throughput(since_ms, bucket_ms, queue)
+        buckets = []
+        for at in range(since_ms // bucket_ms * bucket_ms, now_ms + 1, bucket_ms):
+            verbs = counted.get(at, {})
+            failed = verbs.get("failed", 0) + verbs.get("unprocessable", 0)
+            parts = verbs.get("submitted", 0), verbs.get("completed", 0), failed
+            buckets.append(Bucket(at / 1000, *parts, verbs.get("retried", 0)))
+        waited, ran = self.store.averages(since_ms, queue)
+        completed = sum(bucket.completed for bucket in buckets)
+        return Throughput(
+            seconds,
+            bucket_seconds,
+            sum(bucket.submitted for bucket in buckets),
+            completed,
+            sum(bucket.failed for bucket in buckets),
+            sum(bucket.retried for bucket in buckets),
+            completed / seconds * 60,
+            None if waited is None else waited / 1000,
+            None if ran is None else ran / 1000,
+            tuple(buckets),
+        )
+
+    def get_slow_jobs(
+        self, limit: int = 20, seconds: float = 86_400, queue: str | None = None
+    ) -> list[SlowJob]:
+        """Return the jobs whose run takes or took longest, running ones among them.
+
+        Args:
+            limit: at most so many, from 1 to 10,000.
+            seconds: how far to look back for those that have ended.
+            queue: only of this queue.
+        """
+        checked_limit(limit)
+        if not seconds > 0:
+            raise InvalidValue("seconds", seconds, "a positive number of seconds")
+        now_ms = self.ledger.clock()
+        found = [
+            SlowJob(
+                row["job_id"],
+                row["task"],
+                row["queue"],
+                tuple(row["required_models"]),
+                row["worker"],
+                row["state"],
+                (row["finished_at"] - row["started_at"]) / 1000,
+                max(0, row["started_at"] - row["queued_at"]) / 1000,
+                row["attempts"],
+            )
+            for row in self.store.slowest(now_ms - int(seconds * 1000), limit, queue)
+        ]
+        running = {job["id"]: job for job in self.ledger.running()}
+        for job_id, row in self.store.stored(sorted(running)).items():
+            job = running[job_id]
+            started = int(job.get("started") or now_ms)
+            if queue is None or job["queue"] == queue:
+                found.append(
+                    SlowJob(
+                        job_id,
+                        job["task"],
+                        job["queue"],
+                        row.job.models,
+                        job.get("worker"),
+                        job["state"],
+                        max(0, now_ms - started) / 1000,
+                        max(0, started - row.queued_ms) / 1000,
+                        int(job.get("attempts") or 1),
+                    )
+                )
+        return sorted(found, key=lambda job: (-job.run_seconds, job.id))[:limit]
