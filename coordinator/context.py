@@ -9,9 +9,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from coordinator.errors import JobStopped
+from coordinator.errors import JobStopped, LedgerClosed, LedgerUnavailable
 from coordinator.jobs import Job
 from coordinator.ledger import Ledger
+
+logger = logging.getLogger("coordinator")
 
 #: The worker this process belongs to; set by the worker's main process before it starts its pool.
 WORKER_ID = "COORDINATOR_WORKER_ID"
@@ -48,9 +50,16 @@ class RunningJob:
     exhausted: bool = field(default=False, repr=False)
     call: dict[str, Any] = field(default_factory=dict, repr=False)
     late: bool = field(default=False, repr=False)
+    heartbeat_timeout: float | None = field(default=None, repr=False)
     stopped: bool = field(default=False, repr=False)
     _told: float = field(default=0.0, repr=False)
     _asked: float = field(default=0.0, repr=False)
+    _alive: float = field(default_factory=time.monotonic, repr=False)
+
+    @property
+    def silence(self) -> str:
+        """Why this run may be ended for its silence, or ""."""
+        return silence_text(time.monotonic() - self._alive, self.heartbeat_timeout)
 
     def progress(self, done: float, total: float | None = None, **info: Any) -> None:
         """Tell how far the job is; proof that it is alive. See ``progress``."""
@@ -64,10 +73,23 @@ class RunningJob:
             self._tell(None)
 
     def _tell(self, progress: dict[str, Any] | None) -> None:
-        self._asked = time.monotonic()
-        stop = self.ledger.progress(self.id, self.token, progress)
+        self._asked = self._alive = time.monotonic()
+        try:
+            stop = self.ledger.progress(self.id, self.token, progress, patience=0)
+        except (LedgerUnavailable, LedgerClosed) as error:
+            # An outage of Redis is no failure of the job: whether it may go on is between its worker and the
+            # lease, and the next call tells again.
+            logger.debug("[COORDINATOR] job %s: progress was not told: %s", self.id, error)
+            return
         if stop:
             raise JobStopped(f"job {self.id} has to stop: {stop}")
+
+
+def silence_text(seconds: float, timeout: float | None) -> str:
+    """Return why a run that was silent for so long is ended, or "" when it may go on."""
+    if timeout is None or seconds < timeout:
+        return ""
+    return f"no sign of life for {seconds:.0f} s (heartbeat_timeout {timeout:g} s)"
 
 
 def current_job() -> RunningJob | None:

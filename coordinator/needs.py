@@ -221,6 +221,21 @@ def _positive(field: str, value: Any) -> float:
     return float(value)
 
 
+def limit_of(field: str, header: Any, task: Any) -> float | None:
+    """Return a limit in seconds that holds for a run: the message's, the task's, that of its queue.
+
+    Args:
+        field: ``timeout`` or ``heartbeat_timeout``.
+        header: the message's ``coordinator`` header; its producer may not have had the task's code.
+        task: the task.
+    """
+    options = header if isinstance(header, Mapping) else {}
+    for value in (options.get(field), getattr(task, field, None), options.get(f"queue_{field}")):
+        if isinstance(value, (int, float)) and value > 0:
+            return float(value)
+    return None
+
+
 def said(header: Any) -> dict[str, Any]:
     """Return the options that a message's ``coordinator`` header gives as those of its call.
 

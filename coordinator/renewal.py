@@ -12,12 +12,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import IO, Any, Protocol, cast
 
 from coordinator.errors import CoordinatorError, LedgerClosed, LedgerUnavailable
-from coordinator.family import end, member
+from coordinator.idleness import Idleness
 from coordinator.ledger import Ledger
+from coordinator.stopping import HARD_STOP, InHand, Stopping
 
 logger = logging.getLogger("coordinator")
 
@@ -25,21 +25,9 @@ logger = logging.getLogger("coordinator")
 RENEW_INTERVAL = 1.0
 TICK_INTERVAL = 0.25
 
-#: Seconds a job that has to stop gets to reach a checkpoint before it is terminated, and then killed.
-SOFT_STOP, HARD_STOP = 1.0, 3.0
-
 #: Seconds a process has to find out at its claim that its message is a duplicate, before it is taken for one
 #: that runs a job of somebody else.
 CLAIM_SECONDS = 0.5
-
-
-class InHand(Protocol):
-    """A coordinated message the worker has."""
-
-    id: str
-    token: int
-    worker_pid: int | None
-    time_start: float | None
 
 
 class WorkerView(Protocol):
@@ -50,6 +38,10 @@ class WorkerView(Protocol):
     def queues(self) -> Sequence[str]: ...
     def slots(self) -> int: ...
     def busy(self) -> int: ...
+    def free(self) -> int: ...
+    def received(self) -> int: ...
+    def unread(self) -> bool: ...
+    def leaving(self) -> bool: ...
     def hand(self) -> Iterable[InHand]: ...
     def runs(self, item: InHand) -> bool: ...
     def dropped(self) -> Iterable[InHand]: ...
@@ -101,12 +93,6 @@ class Guard:
             self.process.wait(timeout=5)
 
 
-@dataclass
-class _Stop:
-    kind: str
-    since: float
-
-
 class Renewal(threading.Thread):
     """Renews the worker's lease once a second and carries out what the answers say.
 
@@ -116,6 +102,8 @@ class Renewal(threading.Thread):
         lease_seconds: the configured lease, until the ledger says otherwise.
         reopen: called when the ledger has no epoch for this life of Redis.
         can_kill: whether the pool's jobs are processes that can be killed.
+        shutdown_seconds: how long jobs may go on when the worker was told to stop; None is to their end.
+        restart_idle: whether a worker that takes nothing although messages wait for it stops.
     """
 
     def __init__(
@@ -125,7 +113,10 @@ class Renewal(threading.Thread):
         lease_seconds: float,
         reopen: Callable[[], None],
         can_kill: bool,
+        shutdown_seconds: float | None = None,
+        restart_idle: bool = False,
     ) -> None:
+        self.shutdown_seconds = shutdown_seconds
         super().__init__(name="coordinator-renewal", daemon=True)
         self.ledger, self.worker, self.reopen, self.can_kill = ledger, worker, reopen, can_kill
         self.guard = Guard("children" if can_kill else "worker")
@@ -136,7 +127,14 @@ class Renewal(threading.Thread):
         self.wanted = self.armed = False
         self._stop_event = threading.Event()
         self._opener: threading.Thread | None = None
-        self._stops: dict[str, _Stop] = {}
+        self.stopping, self.idleness = Stopping(worker, can_kill), Idleness(worker.id)
+        #: For how long the worker has taken nothing although messages wait for it.
+        self.idle_seconds = 0.0
+        self.restart_idle, self._restarts = restart_idle, False
+        #: When the worker was told to stop, and whether its jobs were given up since.
+        self._left_at, self._gave_up = 0.0, False
+        #: Whether the ledger knows that it leaves.
+        self._farewell = False
 
     @property
     def margin(self) -> float:
@@ -147,22 +145,54 @@ class Renewal(threading.Thread):
         renew_at = 0.0
         while not self._stop_event.is_set():
             try:
-                if time.monotonic() >= renew_at or self.wanted != self.armed:
+                leaves = not self._left_at and self._leaves()
+                if time.monotonic() >= renew_at or self.wanted != self.armed or leaves:
                     renew_at = time.monotonic() + min(RENEW_INTERVAL, self.lease / 4)
                     self.renew()
                 self.worker.look_after()
                 if self.registered:
                     self._give_back("its worker lost the connection", self.worker.dropped())
                     self.ledger.run("tick", patience=0)
-                self._enforce()
+                self._give_up()
+                self.stopping.enforce()
             except LedgerUnavailable as error:
                 logger.debug("[COORDINATOR] renewal: %s", error)
             except LedgerClosed:
+                # Until the ledger is built again it is asked at every tick: admission waits for this worker.
+                renew_at = 0.0
                 self._reopen()
             except Exception:
                 # Without this thread the guard would end all jobs, for whatever nobody thought of.
                 logger.exception("[COORDINATOR] renewal failed and is tried again")
             self._stop_event.wait(TICK_INTERVAL)
+
+    def bid_farewell(self, timeout: float) -> None:
+        """Wait until the ledger knows that the worker takes nothing more, at most so many seconds."""
+        deadline = time.monotonic() + timeout
+        while not self._farewell and self.is_alive() and time.monotonic() < deadline:
+            self._stop_event.wait(0.02)
+
+    def _leaves(self) -> bool:
+        if self.worker.leaving():
+            # Told at once: the ledger must not count on these slots, nor dispatch to them.
+            self._left_at = time.monotonic()
+        return bool(self._left_at)
+
+    def _give_up(self) -> None:
+        """Stop what runs on past the deadline of a shutdown, and give it back."""
+        seconds, waited = self.shutdown_seconds, time.monotonic() - self._left_at
+        if not self._left_at or seconds is None or waited < seconds:
+            return
+        begun = [item for item in self.worker.hand() if item.worker_pid is not None]
+        if not self._gave_up:
+            for item in begun:
+                self.ledger.release(item.id, "its worker was stopped", self.worker.id)
+                self.stopping.at_once(item, "release")
+                logger.warning("[COORDINATOR] job %s goes back: its worker stops", item.id)
+            self._gave_up = True
+        elif not self.can_kill and begun and waited > seconds + HARD_STOP:
+            # Threads that reach no checkpoint end with their worker, and go back when its lease has ended.
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def _reopen(self) -> None:
         # In a thread of its own: a restore takes seconds, and the guard wants to hear of us meanwhile.
@@ -203,15 +233,15 @@ class Renewal(threading.Thread):
             LedgerClosed: no epoch; nobody can be admitted meanwhile, so the deadline moves on.
         """
         before = time.monotonic()
-        hand = list(self.worker.hand())
+        hand, queues = list(self.worker.hand()), self.worker.queues()
         try:
             answer = self.ledger.renew(
                 self.worker.id,
-                self.worker.queues(),
+                queues,
                 self.worker.slots(),
                 self.worker.busy(),
                 [(item.id, item.token) for item in hand],
-                self.worker.report(),
+                {**self.worker.report(), "idle_seconds": round(self.idle_seconds)},
                 register=not self.registered,
                 patience=min(2.0, self.lease / 4),
             )
@@ -222,14 +252,26 @@ class Renewal(threading.Thread):
             self._fence(hand)
             return
         self.registered = True
+        self._farewell = not queues
         self.lease = answer.lease_ms / 1000
         self._extend(before)
         for job_id in answer.lost:
-            self._kill(job_id, hand, "it is no longer this worker's", CLAIM_SECONDS)
-        for job_id, kind in answer.stop.items():
-            self._stops.setdefault(job_id, _Stop(kind, time.monotonic()))
-        for job_id in set(self._stops) - set(answer.stop):
-            del self._stops[job_id]
+            self.stopping.kill(job_id, hand, "it is no longer this worker's", CLAIM_SECONDS)
+        self.stopping.wants(hand, answer.stop)
+        self.stopping.silenced(hand, answer.silent)
+        self._look(answer.unfetched)
+
+    def _look(self, unfetched: int) -> None:
+        fetches = self.armed and not self._left_at
+        free = self.worker.free() if fetches else 0
+        if free > 0 and not unfetched:
+            # Fetched for this worker alone: it is on no list any more, and nobody has it.
+            unfetched = int(self.worker.unread())
+        self.idle_seconds = self.idleness.look(unfetched, free, self.worker.received())
+        if self.idle_seconds and self.restart_idle and not self._restarts:
+            self._restarts = True
+            logger.error("[COORDINATOR] worker %s stops, to be started again", self.worker.id)
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _extend(self, since: float) -> None:
         # Counted from before the call: the ledger's lease cannot have begun earlier.
@@ -249,43 +291,4 @@ class Renewal(threading.Thread):
             os.kill(os.getpid(), signal.SIGKILL)
         # All of the pool: a process may have claimed a job that the main process has not heard of yet. The
         # worker registers again at the next renewal, when no process of these jobs is left.
-        self._end(self.worker.processes())
-
-    def _enforce(self) -> None:
-        if not self._stops:
-            return
-        hand = list(self.worker.hand())
-        for job_id, stop in self._stops.items():
-            waited = time.monotonic() - stop.since
-            if waited > HARD_STOP:
-                self._kill(job_id, hand, f"asked to {stop.kind}")
-            elif waited > SOFT_STOP:
-                self._signal(job_id, hand, signal.SIGTERM)
-
-    def _kill(self, job_id: str, hand: list[InHand], reason: str, least: float = 0.0) -> None:
-        pid = self._process_of(job_id, hand, least)
-        if pid is not None:
-            self._end([pid])
-            logger.warning("[COORDINATOR] job %s is killed: %s", job_id, reason)
-
-    def _signal(self, job_id: str, hand: list[InHand], number: int) -> None:
-        pid = self._process_of(job_id, hand)
-        if pid is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-
-    def _process_of(self, job_id: str, hand: list[InHand], least: float = 0.0) -> int | None:
-        if not self.can_kill:
-            return None
-        for item in hand:
-            if item.id != job_id or time.time() - (item.time_start or 0) < least:
-                continue
-            # Asked again: it may have ended since, and its process run another job.
-            if item.worker_pid and self.worker.runs(item):
-                return item.worker_pid
-        return None
-
-    def _end(self, pids: Iterable[int]) -> None:
-        known = [found for pid in pids if (found := member(pid))]
-        if not end(known):
-            logger.error("[COORDINATOR] processes %s cannot be killed", [one.pid for one in known])
+        self.stopping.end(self.worker.processes())

@@ -8,14 +8,17 @@ from collections.abc import Mapping
 from typing import Any
 from weakref import WeakSet
 
+from billiard.common import TERM_SIGNAME
 from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import Terminated, WorkerLostError
+from celery.platforms import signals as _signals
 from celery.worker import state
 from celery.worker.request import Request as CeleryRequest
 
 from coordinator.context import WORKER_ID
 from coordinator.errors import CoordinatorError
 from coordinator.family import PROCESS_MARK, end, member, remains
+from coordinator.needs import limit_of
 from coordinator.transport import OPTIONS_HEADER, TOKEN_HEADER
 
 logger = logging.getLogger("coordinator")
@@ -34,6 +37,9 @@ class Request(CeleryRequest):
         super().__init__(*args, **kwargs)
         self.token: int | None = self._request_dict.get(TOKEN_HEADER)
         self.over = False
+        #: Seconds it may be silent, and why its process is ended, once it is.
+        self.heartbeat_timeout: float | None = None
+        self.ended_because = ""
         if self.token is not None:
             options = self._request_dict.get(OPTIONS_HEADER) or {}
             # Kombu writes 0 for "not given", which retries and children would then ask for.
@@ -42,13 +48,16 @@ class Request(CeleryRequest):
             IN_HAND.add(self)
 
     def _limit(self, options: Mapping[str, Any]) -> None:
+        self.heartbeat_timeout = limit_of("heartbeat_timeout", options, self._task)
         hard, soft = self._request_dict.get("timelimit") or (None, None)
         if hard is not None or soft is not None:
             return
-        seconds, task, conf = options.get("timeout"), self._task, self._app.conf
+        task, conf = self._task, self._app.conf
         limits = (task.time_limit, task.soft_time_limit)
-        if seconds is None and not any((*limits, conf.task_time_limit, conf.task_soft_time_limit)):
-            seconds = options.get("queue_timeout")
+        if any((*limits, conf.task_time_limit, conf.task_soft_time_limit)):
+            # Limits in Celery's own words count more than that of the queue.
+            options = {**options, "queue_timeout": None}
+        seconds = limit_of("timeout", options, task)
         if seconds:
             # Soft first, so that the task can clean up; hard shortly after.
             self.time_limits = (seconds + max(5.0, seconds * 0.05), seconds)
@@ -87,6 +96,23 @@ class Request(CeleryRequest):
             self._tell(lambda queue: queue.ledger.cancel(self.id, "terminated", "celery"))
         super().terminate(pool, signal)
 
+    def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
+        """Give the job back, uncounted, and end its process: the worker is told to stop at once."""
+        if self.token is None:
+            super().cancel(pool, signal, emit_retry)
+            return
+        if self.worker_pid is None or self.over:
+            # Not begun: the worker gives it back when it leaves.
+            return
+        self._tell(lambda queue: queue.ledger.release(self.id, "its worker was stopped", "celery"))
+        try:
+            pool.terminate_job(self.worker_pid, _signals.signum(signal or TERM_SIGNAME))
+        except NotImplementedError:
+            # A thread goes on to its next checkpoint, or to its end: what it does then counts as ever.
+            return
+        # No retry is announced: the result of a run that ends at this moment must not be overwritten.
+        self._announce_cancelled(emit_retry=False)
+
     def on_timeout(self, soft: bool, timeout: float) -> None:
         if not soft and self.token is not None:
             # The pool kills it after this call, which hands its models to the next job.
@@ -115,9 +141,10 @@ class Request(CeleryRequest):
         state.task_ready(self)
         self.over = True
         _kill(self.worker_pid)
-        self._tell(lambda queue: self._lose(queue, _reason(exc)))
+        reason = self.ended_because or _reason(exc)
+        self._tell(lambda queue: self._lose(queue, reason))
         if not self._already_revoked:
-            self.send_event("task-retried", exception=_reason(exc), traceback="")
+            self.send_event("task-retried", exception=reason, traceback="")
         if not self.acknowledged:
             self.acknowledge()
         return None

@@ -34,6 +34,7 @@ class QueueSettings:
         max_org_percent: share of ``max_concurrency`` that one org may use, in percent.
         paused: whether the queue starts paused when it is first seen.
         timeout: seconds a job may run, or None.
+        heartbeat_timeout: seconds a job may go without a sign of life, or None.
     """
 
     workers: int = 1
@@ -42,6 +43,7 @@ class QueueSettings:
     max_org_percent: float = 50.0
     paused: bool = False
     timeout: float | None = None
+    heartbeat_timeout: float | None = None
 
     @property
     def org_limit(self) -> int:
@@ -68,6 +70,8 @@ class Settings:
         durability_fallback: whether a producer falls back to ``redis`` while the database is down.
         key_prefix: first part of every ledger key, so that one Redis serves several installations.
         lease_seconds: how long a silent worker keeps its jobs.
+        shutdown_seconds: how long a worker that was told to stop lets its jobs go on; None is to their end.
+        restart_idle_workers: whether a worker that takes nothing although messages wait for it restarts.
         queues: the managed queues by name.
         exclude_queues: queues of the app that are left to plain Celery.
         default_models_limit: holders of one model at once.
@@ -97,6 +101,8 @@ class Settings:
     durability_fallback: bool = False
     key_prefix: str = "coordinator:"
     lease_seconds: float = 30.0
+    shutdown_seconds: float | None = None
+    restart_idle_workers: bool = False
     queues: Mapping[str, QueueSettings] = field(default_factory=dict)
     exclude_queues: tuple[str, ...] = ()
     default_models_limit: int = 1
@@ -246,6 +252,7 @@ _QUEUE_PARSERS: dict[str, Callable[[object], Any]] = {
     "max_org_percent": _number(0, 100),
     "paused": _flag,
     "timeout": _number(0.001),
+    "heartbeat_timeout": _number(1),
 }
 
 _PARSERS: dict[str, Callable[[object], Any]] = {
@@ -262,6 +269,8 @@ _PARSERS: dict[str, Callable[[object], Any]] = {
     "durability_fallback": _flag,
     "key_prefix": _text,
     "lease_seconds": _number(1, 3600),
+    "shutdown_seconds": _number(0),
+    "restart_idle_workers": _flag,
     "exclude_queues": _names,
     "default_models_limit": _whole(1),
     "limits": _numbers(0),

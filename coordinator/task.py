@@ -12,15 +12,16 @@ import celery.app.registry
 import celery.app.task
 from billiard.einfo import ExceptionInfo
 from celery import states
-from celery.app.trace import TraceInfo, trace_ok_t
+from celery.app.trace import TraceInfo, task_has_custom, trace_ok_t
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from celery.utils.imports import symbol_by_name
 
+from coordinator import telling
 from coordinator.context import RunningJob, _current, current_job, worker_id
 from coordinator.errors import JobStopped, LedgerClosed, LedgerUnavailable, NotRetryable
 from coordinator.jobs import Job
 from coordinator.ledger import Claim, Ledger
-from coordinator.needs import Option, said
+from coordinator.needs import Option, limit_of, said
 from coordinator.resources import models_of
 from coordinator.transport import OPTIONS_HEADER, TOKEN_HEADER
 
@@ -31,6 +32,9 @@ T = TypeVar("T")
 
 #: How long the text of an error or a result is kept, in characters.
 MAX_TEXT = 2000
+
+#: Of a task: what Celery calls when its body is over.
+HANDLERS = ("on_success", "on_failure", "on_retry", "after_return")
 
 #: Errors after which a run is not repeated.
 FINAL_ERRORS = (NotRetryable, SoftTimeLimitExceeded)
@@ -61,7 +65,8 @@ class TaskOptions:
         org: the organisation a job runs for; may be a template or a callable.
         integration: the integration a job depends on.
         timeout: seconds a job may run.
-        heartbeat_timeout: seconds a job may go without reporting progress.
+        heartbeat_timeout: seconds a run may go without ``progress()`` or ``checkpoint()``; then it is ended
+            and counts as lost.
         retry_delays: seconds before each retry; the last one repeats. None takes the setting.
         coordinated: False leaves the task to plain Celery.
     """
@@ -115,7 +120,7 @@ class CoordinatedTask:
         if job.late:
             raise SoftTimeLimitExceeded
         try:
-            return self._enter(args, kwargs)
+            return self._body(args, kwargs)
         except JobStopped as exc:
             job.stopped = True
             raise Ignore(str(exc)) from exc
@@ -128,6 +133,14 @@ class CoordinatedTask:
             delays = self._option(job).retry_delays
             delay = delays[min(job.retries, len(delays) - 1)] if delays else 0.0
             raise task.retry(exc=exc, countdown=delay) from exc
+
+    def _body(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            return self._enter(args, kwargs)
+        finally:
+            # Handlers of the task's own may use what the job holds: with these it runs on.
+            if not any(task_has_custom(self, name) for name in HANDLERS):
+                telling.show(True)
 
     def _running(self) -> RunningJob | None:
         """Return the job if this is its own run, not a call of something else by it."""
@@ -251,6 +264,7 @@ def _coordinated(task: Any, tracer: Tracer) -> Tracer:
             ledger=work_queue.ledger,
             call=said(request.get(OPTIONS_HEADER)),
             late=late,
+            heartbeat_timeout=limit_of("heartbeat_timeout", request.get(OPTIONS_HEADER), task),
         )
         work_queue.log_started(job.id, job.models)
         mark = _current.set(job)
@@ -258,14 +272,17 @@ def _coordinated(task: Any, tracer: Tracer) -> Tracer:
             traced = tracer(uuid, args, kwargs, request)
         except BaseException as error:
             # No result was stored: the run counts as lost, and the job comes back by its attempts.
-            _finish(work_queue, job, "lost", {"reason": _error(error)})
+            _finish(work_queue, job, "lost", {"reason": job.silence or _error(error)})
             if isinstance(error, MemoryError):
                 return _ignored("out of memory")
             raise
         finally:
             _current.reset(mark)
         outcome, data = _outcome(job, traced)
-        _finish(work_queue, job, outcome, data)
+        try:
+            _finish(work_queue, job, outcome, data)
+        finally:
+            telling.show(False)
         return traced
 
     return trace

@@ -29,6 +29,7 @@ from coordinator.errors import (
 from coordinator.jobs import Job
 from coordinator.needs import said
 from coordinator.resources import needs_of
+from coordinator.settings import Settings
 
 logger = logging.getLogger("coordinator")
 
@@ -61,7 +62,11 @@ def _milliseconds(moment: Any) -> int:
 
 
 def job_of(
-    message: dict[str, Any], queue: str, timeout: float | None, rules: Sequence[str] = ()
+    message: dict[str, Any],
+    queue: str,
+    timeout: float | None,
+    rules: Sequence[str] = (),
+    heartbeat_timeout: float | None = None,
 ) -> Job:
     """Return the job that a coordinated Celery message (protocol 2) describes.
 
@@ -70,6 +75,8 @@ def job_of(
         queue: the queue it is published to.
         timeout: seconds a job of this queue may run when neither task nor call say.
         rules: what is taken out of the arguments that are shown, as regular expressions.
+        heartbeat_timeout: seconds a job of this queue may go without a sign of life when neither task nor
+            call say.
 
     Raises:
         InvalidValue: a name or number in it is not allowed.
@@ -85,6 +92,9 @@ def job_of(
     if seconds is None and timeout:
         # The worker applies it, for only there is it known whether the task has a limit of its own.
         seconds = options["queue_timeout"] = timeout
+    silence = options.get("heartbeat_timeout")
+    if silence is None and heartbeat_timeout:
+        silence = options["queue_heartbeat_timeout"] = heartbeat_timeout
     priority = options.get("priority")
     org, models = options.get("org"), options.get("models") or ()
     return Job(
@@ -99,7 +109,7 @@ def job_of(
         due_ms=due_ms,
         expires_ms=_milliseconds(headers.get("expires")),
         timeout=seconds,
-        heartbeat_timeout=options.get("heartbeat_timeout"),
+        heartbeat_timeout=silence,
         retries=int(headers.get("retries") or 0),
         args_repr=headers.get("argsrepr") or "",
         kwargs_repr=headers.get("kwargsrepr") or "",
@@ -107,6 +117,11 @@ def job_of(
         parent_id=headers.get("parent_id"),
         submitted_ms=int(datetime.now(UTC).timestamp() * 1000),
     )
+
+
+def _job(message: dict[str, Any], queue: str, settings: Settings) -> Job:
+    known = settings.queue(queue)
+    return job_of(message, queue, known.timeout, settings.redact, known.heartbeat_timeout)
 
 
 #: What a message that nobody of ours wrote can raise.
@@ -184,6 +199,8 @@ class Channel(kombu_redis.Channel):
     QoS = QoS
     #: A batch would push messages past the ledger.
     supports_batch_publish = False
+    #: Messages that this process has fetched from queues, to see whether a worker still takes any.
+    fetched = 0
 
     @property
     def coordination(self) -> Any:
@@ -195,7 +212,7 @@ class Channel(kombu_redis.Channel):
             super()._put(queue, message, **kwargs)
             return
         settings = self.coordination.settings
-        job = job_of(message, queue, settings.queue(queue).timeout, settings.redact)
+        job = _job(message, queue, settings)
         running = current_job()
         if running is not None and running.id == job.job_id:
             # Retry or replace: the message is the running job's successor, applied when it finishes.
@@ -211,6 +228,7 @@ class Channel(kombu_redis.Channel):
             return super().basic_consume(queue, no_ack, callback, *args, **kwargs)
 
         def receive(message: Any) -> Any:
+            Channel.fetched += 1
             if self._is_foreign(queue, message) and self._admit(queue, message):
                 return None
             return callback(message)
@@ -263,7 +281,7 @@ class Channel(kombu_redis.Channel):
             described["priority"] = payload["properties"]["priority"]
         headers[OPTIONS_HEADER] = described
         settings = self.coordination.settings
-        return job_of(payload, queue, settings.queue(queue).timeout, settings.redact)
+        return _job(payload, queue, settings)
 
     def _refuse(self, message: Any, error: Exception) -> None:
         job_id = message.headers.get("id")

@@ -6,102 +6,25 @@ import ctypes
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 import time
-from collections.abc import Iterable
 from typing import Any
 
 from celery import Celery, bootsteps, signals
 from celery.worker import state
-from kombu.asynchronous import get_event_loop
 
 from coordinator.context import WORKER_ID
 from coordinator.errors import CoordinatorError
-from coordinator.family import PROCESS_MARK, member
+from coordinator.family import PROCESS_MARK
 from coordinator.renewal import Renewal
 from coordinator.request import DROPPED, IN_HAND, process_mark
-from coordinator.restorer import worker_identity
+from coordinator.roster import Enrolment
+from coordinator.worker_view import WorkerView, copied
 
 logger = logging.getLogger("coordinator")
 
 _PR_SET_PDEATHSIG = 1
-
-
-class WorkerView:
-    """What the renewal sees of a Celery worker."""
-
-    def __init__(self, controller: Any) -> None:
-        self.controller = controller
-        self.id = worker_identity(controller.hostname)
-
-    def queues(self) -> list[str]:
-        queues = self.controller.app.amqp.queues.consume_from
-        manages = self.controller.app.coordination.manages
-        return sorted(name for name in list(queues) if manages(name))
-
-    def slots(self) -> int:
-        limit = self.controller.max_concurrency or self.controller.pool.num_processes
-        return int(limit or 1)
-
-    def busy(self) -> int:
-        return sum(
-            1 for request in _copy(state.active_requests) if getattr(request, "token", None) is None
-        )
-
-    def hand(self) -> list[Any]:
-        # A request that is over may linger until it is collected.
-        return [
-            item
-            for item in _copy(IN_HAND)
-            if item.in_hand and (item.worker_pid is not None or item not in DROPPED)
-        ]
-
-    def runs(self, item: Any) -> bool:
-        return bool(item.in_hand)
-
-    def dropped(self) -> list[Any]:
-        return _copy(DROPPED)
-
-    def forget(self, item: Any, given_back: bool) -> None:
-        # What was not taken back has been begun meanwhile.
-        item.over = item.over or given_back
-        DROPPED.discard(item)
-
-    def processes(self) -> list[int]:
-        pool = getattr(self.controller.pool, "_pool", None)
-        return [process.pid for process in list(getattr(pool, "_pool", ())) if process.pid]
-
-    def look_after(self) -> None:
-        """Have the pool look for dead processes, if there is one."""
-        # It is told by a pipe that the dying process closes, and may look before the process is dead, and
-        # then again only seconds later.
-        hub = get_event_loop()
-        if hub is not None and any(member(pid) is None for pid in self.processes()):
-            hub.call_soon(self.controller.pool.maintain_pool)
-
-    def report(self) -> dict[str, Any]:
-        return {
-            "node": self.controller.hostname,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "pool_class": type(self.controller.pool).__module__.rsplit(".", 1)[-1],
-            "python": sys.version.split()[0],
-        }
-
-    @property
-    def can_kill(self) -> bool:
-        return bool(hasattr(getattr(self.controller.pool, "_pool", None), "_pool"))
-
-
-def _copy(requests: Iterable[Any]) -> list[Any]:
-    # Sets of the main thread, read from another: they may change meanwhile.
-    while True:
-        try:
-            return list(requests)
-        except RuntimeError:
-            continue
 
 
 class LeaseStep(bootsteps.StartStopStep):
@@ -116,6 +39,17 @@ class LeaseStep(bootsteps.StartStopStep):
         # Before the pool starts, so that its processes inherit it.
         os.environ[WORKER_ID] = self.view.id
         controller.coordinator_lease = self
+        wait = controller.wait_for_soft_shutdown
+
+        def wait_for_soft_shutdown() -> None:
+            # The first thing Celery does at SIGQUIT, long before its state tells of it. What is given back must
+            # not be dispatched to this worker once more.
+            self.view.warned = True
+            if self.renewal is not None and self.view.can_kill:
+                self.renewal.bid_farewell(2.0)
+            wait()
+
+        controller.wait_for_soft_shutdown = wait_for_soft_shutdown
 
     def start(self, controller: Any) -> None:
         coordination = controller.app.coordination
@@ -126,18 +60,34 @@ class LeaseStep(bootsteps.StartStopStep):
             coordination.settings.lease_seconds,
             work_queue.ensure_open,
             self.view.can_kill,
+            coordination.settings.shutdown_seconds,
+            coordination.settings.restart_idle_workers,
         )
+        view = self.view
+        self.enrolment = Enrolment(lambda: work_queue.enrol(view.id, view.queues(), view.slots()))
         try:
             if work_queue.ensure_open():
                 work_queue.configure()
         except CoordinatorError as error:
             logger.warning("[COORDINATOR] not open yet, the renewal tries on: %s", error)
         self.renewal.start()
+        self.enrolment.start()
         signals.worker_shutdown.connect(self._leave, sender=controller, weak=False)
+
+    def terminate(self, controller: Any) -> None:  # noqa: ARG002 - Celery's signature
+        """After SIGQUIT: Celery has stopped the consumer, and tells nobody when it is done."""
+        if self.view.can_kill:
+            if self.renewal is not None:
+                self.renewal.stopping.end(self.view.processes())
+        elif any(item.worker_pid is not None for item in self.view.hand()):
+            # Threads that still run keep their units until this process is gone and its lease has ended.
+            return
+        self._leave()
 
     def _leave(self, **_: Any) -> None:
         # After the pool was joined: what it still has can only be messages it never began.
         if self.renewal is not None:
+            self.enrolment.stop()
             renewal, self.renewal = self.renewal, None
             renewal.stop()
 
@@ -158,17 +108,20 @@ class FetchStep(bootsteps.StartStopStep):
         # After a lost connection Celery goes on with what its pool had begun, and drops the rest.
         DROPPED.update(
             item
-            for item in _copy(IN_HAND)
+            for item in copied(IN_HAND)
             if item.worker_pid is None and item not in state.active_requests
         )
         qos = consumer.task_consumer.channel.qos
         controller = consumer.controller
 
         renewal = controller.coordinator_lease.renewal
+        enrolment = controller.coordinator_lease.enrolment
         renewal.wanted = True
 
         def can_fetch() -> bool:
-            if not renewal.armed:
+            if not renewal.armed or not enrolment.may_fetch:
+                return False
+            if controller.coordinator_lease.view.leaving():
                 return False
             slots = int(controller.max_concurrency or consumer.pool.num_processes or 1)
             ahead = slots if self._rate() > self.SHORT * slots else 0

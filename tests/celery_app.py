@@ -20,10 +20,11 @@ from typing import Any
 
 from celery import Celery, Task, shared_task, signature
 from celery.exceptions import Ignore, Reject
+from celery.worker.control import control_command
 from kombu.common import Broadcast
 from kombu.entity import Exchange, Queue
 
-from coordinator import NotRetryable, checkpoint, coordinate, current_job
+from coordinator import NotRetryable, checkpoint, coordinate, current_job, progress
 from tests.helpers import eventually
 
 FOLDER, BROKER, SETTINGS = "TEST_FOLDER", "TEST_BROKER", "TEST_SETTINGS"
@@ -117,6 +118,26 @@ class Acts:
 
     def limits(self) -> Any:
         return self.task.request.timelimit
+
+    def hang(self, times: int = 99) -> None:
+        """Show no sign of life, in as many runs."""
+        job = current_job()
+        if job is None or job.attempt <= times:
+            self.spin(30)
+
+    def deaf(self, times: int) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        self.hang(times)
+
+    def live(self, seconds: float) -> None:
+        """Report progress all the time."""
+        end = time.monotonic() + seconds
+        eventually(lambda: progress(1) or time.monotonic() > end, seconds + 30)
+
+    def look(self, seconds: float) -> None:
+        """Reach one checkpoint after the other."""
+        end = time.monotonic() + seconds
+        eventually(lambda: checkpoint() or time.monotonic() > end, seconds + 30)
 
     def spin(self, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -214,6 +235,13 @@ class Replacing(Task):
 @shared_task(name="shared", models="{name}")
 def shared(name: str) -> str:
     return name
+
+
+@control_command()
+def deafen(worker: Any) -> dict[str, str]:
+    """Let this worker fetch nothing any more: it answers, and takes nothing."""
+    worker.consumer.task_consumer.channel.qos.can_fetch = lambda: False
+    return {"ok": "deaf"}
 
 
 def register(app: Celery) -> None:

@@ -128,9 +128,13 @@ class Renewal:
         stop: running jobs that must end, with ``cancel`` or ``release``.
         lost: jobs the worker reported that are not, or no longer, its own.
         lease_ms: length of the lease.
+        silent: milliseconds without a sign of life, by job, from a second on.
+        unfetched: messages in its queues that no worker has fetched.
     """
 
     answer: str
     stop: dict[str, str] = field(default_factory=dict)
     lost: tuple[str, ...] = ()
     lease_ms: int = 0
+    silent: dict[str, int] = field(default_factory=dict)
+    unfetched: int = 0

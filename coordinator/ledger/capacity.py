@@ -52,6 +52,8 @@ class Capacity(Scripts):
             answer.get("stop") or {},
             tuple(answer.get("lost") or ()),
             int(answer.get("lease_ms") or 0),
+            answer.get("silent") or {},
+            int(answer.get("unfetched") or 0),
         )
 
     def leave(self, worker: str, reason: str = "left") -> None:

@@ -73,6 +73,13 @@ class Reads(Scripts):
                 )
         return found
 
+    def idle_workers(self) -> list[dict[str, Any]]:
+        """Return the workers that answer but take nothing, though messages wait and they have free slots.
+
+        ``idle_seconds`` says for how long; see ``coordinator.idleness``.
+        """
+        return [worker for worker in self.workers() if worker.get("idle_seconds")]
+
     def present(self) -> dict[tuple[str, str | None], int]:
         """Return the number of unfinished jobs by (queue, model); a job of several models counts for each."""
         found: dict[tuple[str, str | None], int] = {}
@@ -105,6 +112,22 @@ class Reads(Scripts):
         """Return the held resources, each with who, why and until when."""
         raw = self.redis.hgetall(f"{self.prefix}holds")
         return {resource: json.loads(note) for resource, note in raw.items()}
+
+    def silent(self, seconds: float) -> list[dict[str, str]]:
+        """Return the jobs that run without a sign of life for so long, the most silent first.
+
+        A sign of life is the start of the run, ``progress()`` or ``checkpoint()``. Each has ``silent_ms`` beside
+        what the ledger knows of it.
+        """
+        second, micro = self.redis.time()
+        now = int(second) * 1000 + int(micro) // 1000
+        found = []
+        for job in self.running():
+            signs = (int(job.get("started", now)), int(job.get("progressed", 0)))
+            silence = now - max(signs)
+            if job["state"] == "running" and silence >= seconds * 1000:
+                found.append((silence, {**job, "silent_ms": str(silence)}))
+        return [job for _, job in sorted(found, key=lambda item: -item[0])]
 
     def running(self) -> list[dict[str, str]]:
         """Return the jobs that run or are being stopped."""

@@ -5,7 +5,8 @@
 -- ARGV[2..] worker, register ("1" when it starts or has ended all its jobs), slots, busy (slots taken by
 --           work the ledger does not know), queues (sorted, joined by spaces), report (JSON, kept for people),
 --           then pairs job id, token of what it has in hand
--- Answers {answer = ok | expired, stop = {id = kind}, lost = ids, lease_ms}
+-- Answers {answer = ok | expired, stop = {id = kind}, lost = ids, lease_ms, silent = {id = ms without a sign
+-- of life, from a second on}, unfetched = messages that nobody has fetched from its queues}
 local worker, register, slots, busy, queues = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 local key, lease = P .. 'worker:' .. worker, default('lease_ms', 30000)
 local known = call('HMGET', key, 'pool', 'slots', 'busy')
@@ -64,6 +65,7 @@ local function adopt(job, token)
 end
 
 local stop, has, strange, hand = {}, false, {}, {}
+local silent, quiet = {}, false
 for i = 8, #ARGV, 2 do
   local id, token = ARGV[i], ARGV[i + 1]
   local job = read(id)
@@ -86,6 +88,10 @@ for i = 8, #ARGV, 2 do
     end
   else
     hand[id] = true
+    local silence = job.state == 'running' and now - math.max(tonumber(job.started), tonumber(job.progressed) or 0) or 0
+    if silence >= 1000 then
+      silent[id], quiet = silence, true
+    end
     if job.state == 'stopping' then
       stop[id], has = job.stop, true
     elseif job.state == 'dispatched' then
@@ -118,5 +124,9 @@ if joins or after > before then
   end
   wake(woken)
 end
+local unfetched = 0
+for _, queue in ipairs(split(queues)) do
+  unfetched = unfetched + call('LLEN', queue)
+end
 return cjson.encode({answer = 'ok', stop = has and stop or nil, lost = #lost > 0 and lost or nil,
-  lease_ms = lease, open = open})
+  lease_ms = lease, open = open, silent = quiet and silent or nil, unfetched = unfetched})
