@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib import import_module
@@ -131,13 +131,20 @@ class Acts:
 
     def live(self, seconds: float) -> None:
         """Report progress all the time."""
-        end = time.monotonic() + seconds
-        eventually(lambda: progress(1) or time.monotonic() > end, seconds + 30)
+        self._until(seconds, lambda: progress(1))
 
     def look(self, seconds: float) -> None:
         """Reach one checkpoint after the other."""
+        self._until(seconds, checkpoint)
+
+    def _until(self, seconds: float, do: Callable[[], None]) -> None:
         end = time.monotonic() + seconds
-        eventually(lambda: checkpoint() or time.monotonic() > end, seconds + 30)
+
+        def over() -> bool:
+            do()
+            return time.monotonic() > end
+
+        eventually(over, seconds + 30)
 
     def spin(self, seconds: float) -> None:
         end = time.monotonic() + seconds

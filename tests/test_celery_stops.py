@@ -109,7 +109,7 @@ def test_what_cannot_end_by_the_deadline_goes_back_uncounted(
     alone: Installation, pool: str
 ) -> None:
     gates = [alone.gate(), alone.gate()]
-    conf = {"coordinator_shutdown_seconds": 1.5, "coordinator_lease_seconds": 2}
+    conf: dict[str, Any] = {"coordinator_shutdown_seconds": 1.5, "coordinator_lease_seconds": 2}
     with alone.worker(pool=pool, concurrency=3, **conf) as first:
         # One that looks whether it has to stop, one that never does, one that ends in time.
         asking, deaf = alone.play(["wait", gates[0]]), alone.play(["block", gates[1]], ["give", 2])
