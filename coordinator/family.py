@@ -12,7 +12,7 @@ import select
 import signal
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 #: The worker's id: in the environment of everything that it and its jobs start.
@@ -35,15 +35,19 @@ class Member:
     started: int
     parent: int
     group: int
+    name: str = field(default="", compare=False)
 
 
 def member(pid: int) -> Member | None:
     """Return a process, or None if it is dead or waits to be reaped."""
     try:
-        fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+        # A name may hold anything, also what is no text.
+        start, _, rest = (_PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")
+        fields = rest.split()
         if fields[0] in "ZX":
             return None
-        return Member(pid, int(fields[19]), int(fields[1]), int(fields[2]))
+        name = start.partition("(")[2]
+        return Member(pid, int(fields[19]), int(fields[1]), int(fields[2]), name)
     except (OSError, IndexError, ValueError):
         return None
 

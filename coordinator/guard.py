@@ -3,7 +3,8 @@
 It runs in a session of its own, so that whatever stops the worker's group does not stop it. The worker
 tells it, after each renewal, until when its lease is good. When that moment passes without news (Redis is
 gone, the network is cut, the worker's main process is stopped or busy), or when the worker's main process is
-gone, the guard kills the jobs and all they started.
+gone, the guard kills the jobs and all they started. A process whose job's body is over, and that has only to
+tell it, is let live: killed, the job would run again although it has ended.
 
 Which processes these are it sees for itself, all the time: what the main process could tell it would be
 missing those of the last moment, and the children of the dead have other parents.
@@ -22,6 +23,7 @@ import signal
 import sys
 import time
 
+from coordinator import telling
 from coordinator.family import WORKER_MARK, Member, end, member, offspring
 
 #: Seconds between two looks at what the worker has started.
@@ -40,6 +42,8 @@ class Guard:
         self.mode, self.worker = mode, worker
         self.main = member(worker)
         self.seen: dict[int, Member] = {}
+        #: Those that were spared since they only had to tell an end.
+        self.telling: dict[int, Member] = {}
         name = os.environ.get(WORKER_MARK)
         self.marker = f"{WORKER_MARK}={name}" if name else ""
 
@@ -53,9 +57,11 @@ class Guard:
                 self.seen[item.pid] = item
 
     def strike(self) -> None:
-        """End the jobs, or the worker with them."""
+        """End the jobs, or the worker with them; not those that have ended and are telling it."""
         self.look()
         known = list(self.seen.values())
+        if self.mode == "children" and member(self.worker) is not None:
+            self.telling = {item.pid: item for item in known if _tells(item)}
         if self.mode == "worker" and self.main is not None:
             known.append(self.main)
         if not end(known, self.marker, self._spared()):
@@ -63,7 +69,15 @@ class Guard:
 
     def _spared(self) -> set[int]:
         # Found by the marker: the main process when it is what a job of another worker started.
-        return {self.worker} if self.mode == "children" else set()
+        return {self.worker, *self.telling} if self.mode == "children" else set()
+
+    def follow(self) -> None:
+        """End those that were spared and have told: what they would begin now nobody would end."""
+        told = {pid: item for pid, item in self.telling.items() if not _tells(item)}
+        for pid in told:
+            del self.telling[pid]
+        if told:
+            end(told.values(), "", self._spared())
 
     def watch(self) -> None:
         """Follow the worker until it is gone."""
@@ -83,10 +97,13 @@ class Guard:
                 *lines, buffer = buffer.split(b"\n")
                 if lines:
                     until = json.loads(lines[-1])["until"]
+                    self.telling.clear()
             elif until is not None and time.monotonic() >= until:
                 _say(f"guard of worker {self.worker}: its lease is over, ending its jobs")
                 self.strike()
                 until = None
+            elif self.telling:
+                self.follow()
             elif member(self.worker) is None:
                 # A process that a job forked may keep the other end of the pipe open.
                 self.strike()
@@ -96,6 +113,11 @@ class Guard:
 def _same(item: Member) -> bool:
     now = member(item.pid)
     return now is not None and now.started == item.started
+
+
+def _tells(item: Member) -> bool:
+    now = member(item.pid)
+    return now is not None and now.started == item.started and now.name == telling.NAME
 
 
 def _left(pid: int) -> bool:

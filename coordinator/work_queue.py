@@ -41,6 +41,10 @@ logger = logging.getLogger("coordinator")
 #: Rows and jobs written in one round trip.
 BATCH = 200
 
+#: Seconds for which a run that has ended tries to tell it while Redis is away; its units are free for others
+#: once its lease has ended, so this keeps nothing but a slot of a worker that gets no work meanwhile.
+TELL_SECONDS = 600.0
+
 
 def row_of(job: Job) -> str:
     """Return the job as JSON, for the recorder when the store does not have it yet."""
@@ -188,9 +192,9 @@ class WorkQueue(Operators, Overview):
         repeated although it has ended.
 
         Raises:
-            LedgerUnavailable: Redis was not reached for two leases.
+            LedgerUnavailable: Redis was not reached for ten minutes.
         """
-        deadline = time.monotonic() + 2 * self.settings.lease_seconds
+        deadline = time.monotonic() + TELL_SECONDS
         row = "" if successor is None else row_of(successor)
         pause = threading.Event()
         while True:
@@ -202,8 +206,8 @@ class WorkQueue(Operators, Overview):
                 break
             except LedgerClosed:
                 # Its worker keeps its jobs meanwhile, and its renewals bring this run back.
-                deadline = time.monotonic() + 2 * self.settings.lease_seconds
-                pause.wait(0.2)
+                deadline = time.monotonic() + TELL_SECONDS
+                pause.wait(0.05)
         if finish.answer == "stale":
             logger.warning(
                 "[COORDINATOR] job %s: the end of a run that lost the job is refused", job_id

@@ -28,6 +28,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "records": (
         "family",
+        "telling",
         "ledger",
         "schema",
         "store",

@@ -76,6 +76,14 @@ def work(seconds: float) -> str:
     return "done"
 
 
+@app.task(name="chaos.flaky", bind=True, max_retries=50)
+def flaky(self: Any, seconds: float) -> Any:
+    """Fail at first, then do the work: the retry is due by the clock of the worker that failed."""
+    if not self.request.retries:
+        raise ValueError("fails once")
+    return work.run(seconds)
+
+
 @app.task(name="chaos.parent", max_retries=50)
 def parent(seconds: float) -> None:
     """Let a process with a session of its own do the work."""

@@ -36,6 +36,9 @@ class Cluster:
         lease: seconds.
         reaper: whether the reaper runs.
         environment: added to that of every process.
+        clocks: worker to the seconds by which its clock is off.
+        stepping: whether Redis gets a clock that ``step_redis`` can step.
+        disk: size of a disk of its own for the database, as ``mount`` takes it, or "".
     """
 
     def __init__(
@@ -46,12 +49,16 @@ class Cluster:
         lease: float = 2.0,
         reaper: bool = True,
         environment: dict[str, str] | None = None,
+        clocks: dict[str, int] | None = None,
+        stepping: bool = False,
+        disk: str = "",
     ) -> None:
         self.folder, self.workers, self.slots, self.lease = folder, workers, slots, lease
         self.reaper = reaper
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
-        self.database = folder / "store.db"
+        self.clocks, self.stepping, self.disk = clocks or {}, stepping, disk
+        self.database = folder / "disk" / "store.db"
         clean = {
             key: item for key, item in os.environ.items() if not key.startswith("COORDINATOR_")
         }
@@ -87,7 +94,10 @@ class Cluster:
         return self
 
     def _start_all(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.database.parent.mkdir(parents=True, exist_ok=True)
+        if self.disk:
+            mount = ["mount", "-t", "tmpfs", "-o", f"size={self.disk}", "tmpfs"]
+            subprocess.run([*mount, str(self.database.parent)], check=True)
         shutil.copyfile(_empty_database(), self.database)
         self.start_redis()
         for name in (*self.workers, "maintenance"):
@@ -136,13 +146,15 @@ class Cluster:
                 orphan.kill()
         self.store.close()
         self.ledger.pool.disconnect()
+        if os.path.ismount(self.database.parent):
+            subprocess.run(["umount", str(self.database.parent)], check=True)
 
-    def start(self, name: str, *command: str) -> subprocess.Popen[bytes]:
-        """Start a process in a session of its own."""
+    def start(self, name: str, *command: str, **environment: str) -> subprocess.Popen[bytes]:
+        """Start a process in a session of its own, with more in its environment."""
         with (self.folder / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 command,
-                env=self.environment,
+                env={**self.environment, **environment},
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -153,15 +165,38 @@ class Cluster:
         self.started.append(process)
         return process
 
-    def start_redis(self, *options: str) -> None:
-        """Start Redis with an append-only file, on the port of this cluster."""
-        data = self.folder / "redis"
+    def start_redis(self, name: str = "redis", port: int = 0, *options: str) -> None:
+        """Start Redis with an append-only file; by default on the port of this cluster.
+
+        Args:
+            name: of the process, and of the folder of its files.
+            port: another one, for another server.
+            options: of the server.
+        """
+        data, port = self.folder / name, port or self.port
         data.mkdir(exist_ok=True)
-        command = [redis_executable(), "--port", str(self.port), "--bind", "127.0.0.1"]
+        command = [redis_executable(), "--port", str(port), "--bind", "127.0.0.1"]
         command += ["--dir", str(data), "--save", "", "--maxmemory-policy", "noeviction"]
-        self.start("redis", *command, "--appendonly", "yes", "--appendfsync", "everysec", *options)
-        with redis.Redis.from_url(self.url) as client:
+        command += ["--appendonly", "yes", "--appendfsync", "everysec", *options]
+        clock = {}
+        if self.stepping:
+            if not self._redis_clock.exists():
+                self.step_redis(0)
+            clock = faketime(FAKETIME_TIMESTAMP_FILE=str(self._redis_clock), FAKETIME_NO_CACHE="1")
+        self.start(name, *command, **clock)
+        with redis.Redis(port=port) as client:
             eventually(lambda: _answers(client), timeout=20)
+
+    @property
+    def _redis_clock(self) -> Path:
+        return self.folder / "redis-clock"
+
+    def step_redis(self, seconds: int) -> None:
+        """Step the clock of Redis to so many seconds off the machine's."""
+        # In one step: half a line would be another time.
+        written = self._redis_clock.with_suffix(".new")
+        written.write_text(f"{seconds:+d}\n")
+        written.replace(self._redis_clock)
 
     def start_worker(self, name: str) -> None:
         queues = "maintenance" if name == "maintenance" else "selfplay,training"
@@ -186,7 +221,8 @@ class Cluster:
             "--without-gossip",
             "--without-mingle",
         ]
-        self.start(name, *command)
+        off = self.clocks.get(name)
+        self.start(name, *command, **(faketime(FAKETIME=f"{off:+d}") if off else {}))
 
     def start_reaper(self) -> None:
         self.start("reaper", sys.executable, "-m", "tests.chaos.reaping")
@@ -223,10 +259,16 @@ class Cluster:
     def tried(self) -> set[str]:
         return self._noted("try")
 
+    def refused(self) -> int:
+        """Return how often a producer was told that its job is not accepted now."""
+        return sum(line.startswith("refused ") for line in self._notes())
+
     def _noted(self, kind: str) -> set[str]:
+        return {line.split(" ")[1] for line in self._notes() if line.startswith(f"{kind} ")}
+
+    def _notes(self) -> list[str]:
         path = self.folder / "accepted"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return {line.split(" ")[1] for line in lines if line.startswith(f"{kind} ")}
+        return path.read_text().splitlines() if path.exists() else []
 
     def runs(self) -> list[Run]:
         return self._trace.runs()
@@ -319,6 +361,16 @@ class Cluster:
     def forget_redis(self) -> None:
         """Delete the files of a Redis that is down."""
         shutil.rmtree(self.folder / "redis")
+
+
+#: What Debian's package faketime installs.
+FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+
+
+def faketime(**settings: str) -> dict[str, str]:
+    """Return the environment of a process with a wrong clock; CLOCK_MONOTONIC stays as it is."""
+    assert FAKETIME is not None
+    return {"LD_PRELOAD": str(FAKETIME), "FAKETIME_DONT_FAKE_MONOTONIC": "1", **settings}
 
 
 @cache

@@ -13,7 +13,7 @@ from celery.exceptions import OperationalError
 from kombu.exceptions import OperationalError as BrokerError
 
 from coordinator.errors import CoordinatorError
-from tests.chaos.app import FOLDER, app, parent, work
+from tests.chaos.app import FOLDER, app, flaky, parent, work
 from tests.chaos.pauses import pause
 
 
@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--shortest", type=float, default=0.02)
     parser.add_argument("--longest", type=float, default=0.2)
     parser.add_argument("--children", type=float, default=0.0, help="share of jobs with a process")
+    parser.add_argument("--failing", type=float, default=0.0, help="share that fails once")
     parser.add_argument("--die-at", type=int, default=0)
     options = parser.parse_args()
     choice = random.Random(options.seed)
@@ -57,6 +58,7 @@ def main() -> None:
             for number in choice.sample(range(options.models), choice.choice((1, 1, 2, 3)))
         ]
         task = parent if choice.random() < options.children else work
+        task = flaky if choice.random() < options.failing else task
         seconds = choice.uniform(options.shortest, options.longest)
         job, queue = uuid.uuid4().hex, choice.choice(("selfplay", "training"))
         _note("try", job)

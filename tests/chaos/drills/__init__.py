@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from tests.chaos.drills import databases, jobs, servers, workers
+from tests.chaos.drills import connections, databases, jobs, pools, servers, shutdowns, workers
 from tests.chaos.drills.registry import DRILLS, Drill
 
-__all__ = ["DRILLS", "Drill", "databases", "jobs", "servers", "workers"]
+__all__ = [
+    "DRILLS",
+    "Drill",
+    "connections",
+    "databases",
+    "jobs",
+    "pools",
+    "servers",
+    "shutdowns",
+    "workers",
+]

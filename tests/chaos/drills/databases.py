@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
+import shutil
 import sqlite3
+from pathlib import Path
 
 from tests.chaos.cluster import Cluster
 from tests.chaos.drills.registry import drill
@@ -66,6 +70,65 @@ def lock_database(cluster: Cluster, choice: random.Random) -> None:
         pause(4)
         connection.execute("ROLLBACK")
         connection.close()
+
+
+@drill()
+def lock_database_for_long(cluster: Cluster, choice: random.Random) -> str:
+    """The same for longer than anybody waits for a lock: producers get an error, and what was accepted runs."""
+    cluster.produce(200, choice.randrange(1 << 30), "--pause", "0.02")
+    cluster.await_completed(30)
+    before = len(cluster.accepted())
+    connection = sqlite3.connect(cluster.database, isolation_level=None)
+    connection.execute("BEGIN EXCLUSIVE")
+    pause(LOCKED)
+    done = cluster.completed()
+    connection.execute("ROLLBACK")
+    connection.close()
+    assert done >= before - 20, (
+        f"{done} of {before} accepted jobs ran while the database was locked"
+    )
+    refused = cluster.refused()
+    assert refused, "no producer was told"
+    return f"{refused} refusals"
+
+
+#: Longer than the store waits for a lock, in seconds.
+LOCKED = 12.0
+
+
+def _without_mount() -> str:
+    return "" if os.geteuid() == 0 and shutil.which("mount") else "mounts a disk: needs root"
+
+
+@drill(skip=_without_mount, disk="6m")
+def full_disk(cluster: Cluster, choice: random.Random) -> str:
+    """The disk of the database is full for seconds: producers get an error, and what was accepted runs."""
+    cluster.produce(250, choice.randrange(1 << 30), "--pause", "0.02")
+    filler = cluster.database.parent / "filler"
+    for round_ in range(2):
+        cluster.await_completed(40 * round_ + 20)
+        refused = cluster.refused()
+        _fill(filler)
+        _refuses(cluster, refused)
+        pause(2)
+        filler.unlink()
+    return f"{cluster.refused()} refusals"
+
+
+def _refuses(cluster: Cluster, before: int) -> None:
+    eventually(lambda: cluster.refused() > before, 20)
+
+
+def _fill(path: Path) -> None:
+    """Write until there is no byte left."""
+    with path.open("wb", buffering=0) as file:
+        for size in (1 << 16, 1 << 12, 1):
+            try:
+                while True:
+                    file.write(b"x" * size)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
 
 
 @drill()

@@ -13,7 +13,7 @@ from tests.chaos.drills.registry import drill
 from tests.helpers import ROOT, eventually
 
 
-def _ask(cluster: Cluster, code: str) -> Any:
+def ask(cluster: Cluster, code: str) -> Any:
     """Run code with the app in a process of its own; return what it printed as JSON."""
     answer = subprocess.run(
         [sys.executable, "-c", code],
@@ -32,7 +32,7 @@ def _ask(cluster: Cluster, code: str) -> Any:
 def deadly_jobs(cluster: Cluster, choice: random.Random) -> str:
     """os._exit, a segmentation fault, out of memory: ended by their attempts, with result and chord."""
     load = cluster.produce(60, choice.randrange(1 << 30))
-    states = _ask(
+    states = ask(
         cluster,
         """
 import json
@@ -101,3 +101,16 @@ def visibility(cluster: Cluster, choice: random.Random) -> str:
     runs = len(cluster.runs())
     assert runs == counts.accepted == 68, f"{runs} runs of {counts.accepted} jobs"
     return f"{runs} runs"
+
+
+@drill(environment={"CHAOS_VISIBILITY": "10"})
+def visibility_long(cluster: Cluster, choice: random.Random) -> str:
+    """A job of three minutes runs once although the broker's visibility timeout is ten seconds."""
+    cluster.produce(1, choice.randrange(1 << 30), "--shortest", "180", "--longest", "180")
+    cluster.produce(60, choice.randrange(1 << 30), "--models", "200")
+    counts = cluster.settle(240)
+    runs = cluster.runs()
+    longest = max((run.ended or run.start) - run.start for run in runs)
+    assert longest >= 180, f"the longest run took {longest:.0f} s"
+    assert len(runs) == counts.accepted == 61, f"{len(runs)} runs of {counts.accepted} jobs"
+    return f"{len(runs)} runs, one of {longest:.0f} s"

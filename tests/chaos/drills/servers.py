@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 import redis
 
-from tests.chaos.cluster import Cluster
+from tests.chaos.cluster import FAKETIME, Cluster
 from tests.chaos.drills.registry import drill
 from tests.chaos.pauses import pause
-from tests.helpers import eventually
+from tests.helpers import eventually, free_port
 
 
 def _restored(cluster: Cluster, before: int) -> int:
@@ -73,15 +73,19 @@ def flushall(cluster: Cluster, choice: random.Random) -> None:
         _restored(cluster, epoch)
 
 
+#: How old the state is with which a server comes back, in seconds.
+AGE = 10.0
+
+
 @drill()
 def old_file(cluster: Cluster, choice: random.Random) -> None:
-    """Redis back with an append-only file some seconds old."""
-    cluster.produce(400, choice.randrange(1 << 30))
+    """Redis back with an append-only file ten seconds old."""
+    cluster.produce(350, choice.randrange(1 << 30), "--pause", "0.03")
     cluster.await_completed(20)
     data, kept = cluster.folder / "redis", cluster.folder / "kept"
     shutil.copytree(data, kept)
     epoch = _epoch(cluster)
-    pause(4)
+    pause(AGE)
     with cluster.blow("wipe"):
         cluster.kill("redis")
         cluster.forget_redis()
@@ -90,13 +94,67 @@ def old_file(cluster: Cluster, choice: random.Random) -> None:
         _restored(cluster, epoch)
 
 
+@drill()
+def lagging_replica(cluster: Cluster, choice: random.Random) -> None:
+    """A failover to another server, whose replication stopped ten seconds ago."""
+    cluster.produce(350, choice.randrange(1 << 30), "--pause", "0.03")
+    port = free_port()
+    cluster.start_redis("replica", port, "--replicaof", f"127.0.0.1 {cluster.port}")
+    with redis.Redis(port=port) as replica:
+        eventually(lambda: replica.info("replication")["master_link_status"] == "up", 20)
+        cluster.await_completed(20)
+        replica.execute_command("REPLICAOF", "NO", "ONE")
+        assert replica.dbsize() > 0
+        epoch = _epoch(cluster)
+        pause(AGE)
+        # Its file is what it knows, whatever it was told before.
+        replica.execute_command("CONFIG", "SET", "appendfsync", "always")
+    with cluster.blow("wipe"):
+        cluster.kill("redis")
+        cluster.kill("replica")
+        cluster.forget_redis()
+        (cluster.folder / "replica").rename(cluster.folder / "redis")
+        cluster.start_redis()
+        _restored(cluster, epoch)
+
+
+def _without_faketime() -> str:
+    return "" if FAKETIME else "needs libfaketime (Debian's package faketime)"
+
+
+@drill(skip=_without_faketime, clocks={"w1": 3600, "w2": -3600})
+def worker_clocks(cluster: Cluster, choice: random.Random) -> None:
+    """The clocks of two workers are off by an hour, in both directions; one of them restores."""
+    cluster.produce(300, choice.randrange(1 << 30), "--failing", "0.2")
+    for round_ in range(2):
+        cluster.await_completed(80 * round_ + 40)
+        epoch = _epoch(cluster)
+        with cluster.blow("wipe"):
+            cluster.ledger.redis.flushall()
+        _restored(cluster, epoch)
+
+
+@drill(skip=_without_faketime, stepping=True)
+def step_clock(cluster: Cluster, choice: random.Random) -> str:
+    """Redis's clock is stepped forward and back, by more and by less than a lease, by an hour, by a day."""
+    cluster.produce(350, choice.randrange(1 << 30), "--failing", "0.2", "--pause", "0.02")
+    steps = [int(cluster.lease) + 1, -1, 3600, -3600, 86_400, 0]
+    choice.shuffle(steps)
+    for round_, seconds in enumerate(steps):
+        cluster.await_completed(45 * round_ + 20)
+        cluster.step_redis(seconds)
+    cluster.settle()
+    cluster.step_redis(0)
+    return f"steps to {steps}"
+
+
 @drill(runs_killed=True)
 def kill_everything(cluster: Cluster, choice: random.Random) -> None:
     """kill -9 of everything at once, then start again."""
     cluster.produce(200, choice.randrange(1 << 30))
     cluster.await_completed(30)
     epoch = _epoch(cluster)
-    with cluster.blow("wipe"):
+    with cluster.blow("kill"):
         # Redis writes its title over its environment, by which all others are found.
         for process in (*cluster.processes.values(), *cluster.marked()):
             process.kill()

@@ -169,6 +169,12 @@ def take_over_without_reaper(cluster: Cluster, choice: random.Random) -> str:
     return _take_over(cluster, choice, within=7.0)
 
 
+@drill(runs_killed=True, lease=30.0, reaper=False)
+def take_over_by_default(cluster: Cluster, choice: random.Random) -> str:
+    """The same with the lease of the default settings: within 35 s."""
+    return _take_over(cluster, choice, within=35.0)
+
+
 def _take_over(cluster: Cluster, choice: random.Random, within: float) -> str:
     cluster.produce(
         2, choice.randrange(1 << 30), "--models", "3", "--shortest", "4", "--longest", "4"
@@ -194,7 +200,7 @@ def _take_over(cluster: Cluster, choice: random.Random, within: float) -> str:
             ]
             return min(later, default=0.0)
 
-        waits.append(eventually(again, 20, 0.05) - killed)
+        waits.append(eventually(again, within + 10, 0.05) - killed)
     assert waits[0] < 2.0, f"after the death of a child its model waited for {waits[0]:.2f} s"
     assert waits[1] < within, f"after the death of a worker its model waited for {waits[1]:.2f} s"
     return f"child {waits[0]:.2f} s, worker {waits[1]:.2f} s"
