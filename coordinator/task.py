@@ -243,6 +243,7 @@ def _coordinated(task: Any, tracer: Tracer) -> Tracer:
         token = request.get(TOKEN_HEADER) if request else None
         if token is None:
             return tracer(uuid, args, kwargs, request)
+        telling.show(False)
         work_queue = task.app.coordination.work_queue
         nonce = uuids.uuid4().hex
         claim, late = _twice(lambda: _claim(work_queue.ledger, uuid, token, nonce))
