@@ -152,7 +152,7 @@ class Renewal(threading.Thread):
                 self.worker.look_after()
                 if self.registered:
                     self._give_back("its worker lost the connection", self.worker.dropped())
-                    self.ledger.run("tick", patience=0)
+                    self.ledger.tick(patience=0)
                 self._give_up()
                 self.stopping.enforce()
             except LedgerUnavailable as error:
@@ -217,7 +217,7 @@ class Renewal(threading.Thread):
         with contextlib.suppress(LedgerUnavailable, LedgerClosed):
             # Fetched and not begun; those begun are refused here, and given back by leaving.
             self._give_back("its worker shut down", self.worker.hand())
-            self.ledger.run("leave", self.worker.id, "left", patience=1)
+            self.ledger.leave(self.worker.id, patience=1)
         self.guard.stop()
 
     def _give_back(self, reason: str, items: Iterable[InHand]) -> None:

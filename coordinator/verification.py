@@ -91,9 +91,9 @@ class _Snapshot:
 
 def _type_of(name: str) -> str | None:
     kind, _, rest = name.partition(":")
-    if kind in _ORDERED or kind in ("class", "lanes", "parked") or name == "dispatched":
+    if kind in _ORDERED or kind in ("class", "lanes", "parked", "dispatched"):
         return "zset"
-    if kind in _SETS or kind in ("holders", "running", "dispatched"):
+    if kind in _SETS or kind in ("holders", "running"):
         return "set"
     if kind == "worker" and rest.endswith(":jobs"):
         return "set"
@@ -271,7 +271,7 @@ class _Verification:
             if queue in pool.split():
                 free += max(0, int(slots) - len(self.at.set(f"running:{pool}")))
                 siblings |= set(pool.split())
-        return free - sum(len(self.at.set(f"dispatched:{name}")) for name in siblings)
+        return free - sum(len(self.at.zset(f"dispatched:{name}")) for name in siblings)
 
     def times(self) -> None:
         at = self.at
@@ -295,13 +295,12 @@ class _Verification:
 
     def dispatched(self) -> None:
         jobs = self._in(State.DISPATCHED)
-        self._same("dispatched", self.at.zset("dispatched"), jobs)
         queues: dict[str, set[str]] = {}
         for job_id, job in jobs.items():
             queues.setdefault(job["queue"], set()).add(job_id)
         for queue in {*queues, *(name for name, _ in self.at.names("dispatched"))}:
             key = f"dispatched:{queue}"
-            self._same(key, self.at.set(key), queues.get(queue, set()))
+            self._same(key, self.at.zset(key), queues.get(queue, set()))
 
     def workers(self) -> None:
         at = self.at

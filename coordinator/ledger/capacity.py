@@ -9,6 +9,9 @@ from typing import Any
 from coordinator.ledger.answers import Renewal
 from coordinator.ledger.scripts import Scripts, encoded
 
+#: Pieces of work that one call of ``tick`` does at most.
+PIECES = 25
+
 
 class Capacity(Scripts):
     """The verbs of workers and resources; each is one script."""
@@ -56,13 +59,21 @@ class Capacity(Scripts):
             int(answer.get("unfetched") or 0),
         )
 
-    def leave(self, worker: str, reason: str = "left") -> None:
+    def leave(self, worker: str, reason: str = "left", patience: float | None = None) -> None:
         """End a worker; what it had goes back. Any reason but ``left`` counts as a lost run."""
-        self.run("leave", worker, reason)
+        while self.run("leave", worker, reason, patience=patience).get("more"):
+            pass
 
-    def tick(self) -> dict[str, Any]:
-        """Do what is due: leases, delayed jobs, ends of holds and limits, pending wakes."""
-        return dict(self.run("tick"))
+    def tick(self, patience: float | None = None) -> dict[str, Any]:
+        """Do what is due: leases, delayed jobs, ends of holds and limits, pending wakes.
+
+        Each script does a piece; when more is due than ``PIECES`` of them can do, the answer says ``more``.
+        """
+        for _ in range(PIECES):
+            answer = dict(self.run("tick", patience=patience))
+            if not answer.get("more"):
+                break
+        return answer
 
     def hold(self, resource: str, by: str, reason: str = "", until_ms: int | None = None) -> None:
         """Hold a resource: nothing that needs it starts after this returned."""

@@ -11,6 +11,9 @@ from coordinator.jobs import Job
 from coordinator.ledger.answers import Admission, Claim, Finish
 from coordinator.ledger.scripts import Scripts, encoded
 
+#: Jobs that one script accepts.
+PIECE = 20
+
 
 class Jobs(Scripts):
     """The verbs of jobs; each is one script."""
@@ -18,7 +21,10 @@ class Jobs(Scripts):
     def submit(
         self, jobs: Sequence[Job], rows: Sequence[str] = (), insist: bool = False
     ) -> list[Admission]:
-        """Accept jobs, in one step; each starts at once or waits.
+        """Accept jobs; each starts at once or waits.
+
+        One script takes ``PIECE`` of them, so that nobody waits long for Redis; one round trip carries the
+        first piece and another all others.
 
         Args:
             jobs: at most some hundred.
@@ -28,15 +34,22 @@ class Jobs(Scripts):
         Raises:
             LedgerFull: Redis is nearly full; nothing was taken.
         """
-        arguments: list[str | int | float] = ["1" if insist else ""]
-        for index, job in enumerate(jobs):
-            arguments += (
-                *described(job),
-                rows[index] if rows else "",
-            )
-        answers = self.run("submit", *arguments)
-        if isinstance(answers, dict) and answers.get("refused"):
-            raise LedgerFull(int(answers["used"]), int(answers["allowed"]))
+        if not jobs:
+            return []
+        pieces = [
+            [
+                part
+                for index in range(start, min(start + PIECE, len(jobs)))
+                for part in (*described(jobs[index]), rows[index] if rows else "")
+            ]
+            for start in range(0, len(jobs), PIECE)
+        ]
+        first = self.run("submit", "1" if insist else "", *pieces[0])
+        if isinstance(first, dict):
+            raise LedgerFull(int(first["used"]), int(first["allowed"]))
+        # What follows belongs to what was taken: all or nothing.
+        others = self.run_all("submit", [("1", *piece) for piece in pieces[1:]])
+        answers = [answer for part in (first, *others) for answer in part]
         return [_admission(job, answer) for job, answer in zip(jobs, answers, strict=True)]
 
     def claim(self, job_id: str, token: int, nonce: str, worker: str) -> Claim:

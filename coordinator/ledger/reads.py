@@ -97,7 +97,11 @@ class Reads(Scripts):
             needs = self.redis.hget(key, "needs")
             if needs:
                 yield needs.split(), self.redis.zcard(f"{prefix}class:{class_id}")
-        busy = [*self.redis.zrange(f"{prefix}dispatched", 0, -1)]
+        busy = [
+            job_id
+            for key in self.redis.scan_iter(match=f"{prefix}dispatched:*", count=1000)
+            for job_id in self.redis.zrange(key, 0, -1)
+        ]
         busy += self.redis.zrange(f"{prefix}delayed", 0, -1)
         busy += [job["id"] for job in self.running()]
         for job_id in set(busy):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
@@ -43,8 +43,13 @@ PATIENCE = 5.0
 @cache
 def _source(name: str) -> str:
     folder = files("coordinator").joinpath("lua")
-    parts = (*_PARTS.get(name, _ADMISSION), name)
-    return "\n".join(folder.joinpath(f"{part}.lua").read_text("utf-8") for part in parts)
+    parts = _PARTS.get(name, _ADMISSION)
+    shared = [folder.joinpath(f"{part}.lua").read_text("utf-8") for part in parts]
+    operation = folder.joinpath(f"{name}.lua").read_text("utf-8")
+    if "jobs" in parts:
+        # An operation returns in many places; what it changed of jobs is written after each of them.
+        operation = f"local function operation()\n{operation}end\nlocal answer = operation()\nwrite()\nreturn answer\n"
+    return "\n".join((*shared, operation))
 
 
 def connection_url(url: str) -> str:
@@ -134,34 +139,65 @@ class Scripts:
             LedgerUnavailable: Redis was not reached in time.
             LedgerClosed: the ledger is not of this life of the server, or is being restored.
         """
+        return self.run_all(name, [arguments], patience)[0]
+
+    def run_all(
+        self,
+        name: str,
+        calls: Sequence[tuple[str | float, ...]],
+        patience: float | None = None,
+    ) -> list[Any]:
+        """Run a script several times in one round trip; others' scripts may come between.
+
+        Args:
+            name: the script.
+            calls: arguments of each.
+            patience: seconds to go on trying to reach Redis.
+
+        Raises:
+            As ``run``.
+        """
         deadline = time.monotonic() + (self.patience if patience is None else patience)
         pause = 0.02
-        while True:
+        while calls:
             try:
-                answer = json.loads(self._evaluate(name, arguments))
+                answers = [json.loads(reply) for reply in self._evaluate(name, calls)]
             except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
                 if time.monotonic() + pause > deadline:
                     raise LedgerUnavailable(f"Redis cannot be reached: {error}") from error
                 time.sleep(pause)
                 pause = min(pause * 2, 0.5)
                 continue
-            if isinstance(answer, dict) and answer.get("answer") == "no-epoch":
-                raise LedgerClosed("the ledger has no epoch for this life of the Redis server")
-            return answer
+            for answer in answers:
+                if isinstance(answer, dict) and answer.get("answer") == "no-epoch":
+                    raise LedgerClosed("the ledger has no epoch for this life of the Redis server")
+            return answers
+        return []
 
-    def _evaluate(self, name: str, arguments: tuple[str | int | float, ...]) -> str:
+    def _evaluate(self, name: str, calls: Sequence[tuple[str | float, ...]]) -> list[str]:
         with self._connection() as connection:
             sha = self._shas.get(name)
             if sha is None:
                 connection.send_command("SCRIPT", "LOAD", _source(name))
                 sha = self._shas[name] = connection.read_response()
-            command = ("EVALSHA", sha, 1, self.prefix, connection.coordinator_run_id, *arguments)
-            connection.send_command(*command)
+            start = ("EVALSHA", sha, 1, self.prefix, connection.coordinator_run_id)
+            commands = [(*start, *arguments) for arguments in calls]
             try:
-                reply = connection.read_response()
+                return self._replies(connection, commands)
             except redis.exceptions.NoScriptError:
                 connection.send_command("SCRIPT", "LOAD", _source(name))
                 connection.read_response()
-                connection.send_command(*command)
-                reply = connection.read_response()
-            return str(reply)
+                return self._replies(connection, commands)
+
+    def _replies(self, connection: Any, commands: list[tuple[Any, ...]]) -> list[str]:
+        connection.send_packed_command(connection.pack_commands(commands))
+        replies, failure = [], None
+        for _ in commands:
+            # Every reply is read, or the next one who uses the connection would get it.
+            try:
+                replies.append(str(connection.read_response()))
+            except redis.exceptions.ResponseError as error:
+                failure = failure or error
+        if failure:
+            raise failure
+        return replies

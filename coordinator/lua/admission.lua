@@ -3,27 +3,29 @@
 -- Invariant: every class that has jobs is parked on exactly one resource that is full, held,
 -- without a slot, or has a wake pending.
 
-local BUDGET = 60          -- classes tried by all wakes of one script; the rest is left as a pending wake
+local BUDGET = 40          -- classes tried by all wakes of one script; the rest is left as a pending wake
 local started = {}         -- ids dispatched by this script
+local places = {}          -- what blockers.lua has counted, until somebody's turn changes it
 
--- Takes all units for the first job of a class and pushes its message to the broker, in one step.
-local function admit(class, id)
-  local job = read(id)
-  local token = call('HINCRBY', P .. 'meta', 'token', 1)
-  local mine = {}
+-- Takes all units for a job of a class and pushes its message to the broker, in one step.
+local function admit(class, job, message)
+  local id, token, mine = job.id, next_token(), {}
   for _, resource in ipairs(class.needs) do
     if class.owner == '' or call('SISMEMBER', P .. 'holders:' .. resource, class.owner) == 0 then
-      call('SADD', P .. 'holders:' .. resource, id)
+      add('holders:' .. resource, id)
       mine[#mine + 1] = resource
     end
   end
-  call('ZREM', P .. 'class:' .. class.id, id)
-  call('ZADD', P .. 'dispatched', now + default('claim_ms', 30000), id)
-  call('SADD', P .. 'dispatched:' .. job.queue, id)
-  move(job, 'dispatched', 'dispatched', {passed = job.passed and false or nil, token = text(token), held = table.concat(mine, ' '),
-    needs = table.concat(class.needs, ' '), priority = class.priority, org = class.org}, {token = text(token)})
-  call('LPUSH', job.queue, call('GET', P .. 'message:' .. id) .. ',"coordinator_token":' .. text(token) .. '}}')
+  local queue = 'dispatched:' .. job.queue
+  call('ZADD', P .. queue, now + default('claim_ms', 30000), id)
+  sizes[queue] = sizes[queue] and sizes[queue] + 1
+  move(job, 'dispatched', 'dispatched', {passed = job.passed and false or nil, token = token,
+    held = table.concat(mine, ' '), needs = table.concat(class.needs, ' '), priority = class.priority,
+    org = class.org}, {token = token})
+  call('LPUSH', job.queue, (message or call('GET', P .. 'message:' .. id)) .. ',"coordinator_token":' .. token
+    .. '}}')
   charge(class)
+  places = {}
   if several(class.needs) then
     leave_wide(id)
   end
@@ -31,53 +33,62 @@ local function admit(class, id)
   started[#started + 1] = id
 end
 
+-- The first resource that stops a job of a class, and the code; nil when nothing does.
+local function stopped_by(class, task)
+  if open ~= '1' then
+    local queue = class.needs[#class.needs]
+    postpone(queue)
+    return queue, 'restoring'
+  end
+  learn(class.needs)
+  for _, resource in ipairs(class.needs) do
+    local code = obstacle(resource, class, task)
+    if code then
+      return resource, code
+    end
+  end
+end
+
 -- Tries the first job of a class. Afterwards the class is parked where its next job must wait, or on
 -- `from` (a resource being woken) when nothing stops it but its turn, or gone when it is empty.
 local function try(class, from)
-  local head = call('ZRANGE', P .. 'class:' .. class.id, 0, 0, 'WITHSCORES')
-  local admitted = false
-  while head[1] do
-    local task = call('HGET', P .. 'job:' .. head[1], 'task')
-    local stop, code
-    if open ~= '1' then
-      stop, code = class.needs[#class.needs], 'restoring'
-      postpone(stop)
-    else
-      for _, resource in ipairs(class.needs) do
-        code = obstacle(resource, class, task)
-        if code then
-          stop = resource
-          break
-        end
-      end
-    end
-    if stop then
-      park(class, stop, head[2])
-      return admitted, stop, code
-    end
-    if admitted then
-      -- Nothing stops the next job but its turn: it waits for it on the resource being woken.
-      if not from then
-        from = class.needs[#class.needs]
-        postpone(from)
-      end
-      park(class, from, head[2])
-      return true
-    end
-    admit(class, head[1])
-    admitted = true
-    head = call('ZRANGE', P .. 'class:' .. class.id, 0, 0, 'WITHSCORES')
+  local head = call('ZRANGE', P .. 'class:' .. class.id, 0, 1, 'WITHSCORES')
+  if not head[1] then
+    drop(class)
+    return nil
   end
-  drop(class)
-  return admitted
+  local job = read(head[1])
+  local stop = stopped_by(class, job.task)
+  if stop then
+    park(class, stop, head[2])
+    return stop
+  end
+  call('ZREM', P .. 'class:' .. class.id, job.id)
+  admit(class, job)
+  if not head[3] then
+    drop(class)
+    return nil
+  end
+  stop = stopped_by(class, read(head[3]).task)
+  -- Nothing stops the next job but its turn: it waits for it on the resource being woken.
+  park(class, stop or from, head[4])
+  return stop
 end
 
 -- The class whose turn it is among those parked on a resource, or nil.
 local function next_of(resource)
-  local lane = call('ZRANGE', P .. 'lanes:' .. resource, 0, 0)[1]
-  if not lane or held(resource) then
+  if lanes_on(resource) == 0 or held(resource) then
     return nil
   end
+  local queue = resource:match('^queue:(.*)$')
+  if queue then
+    local free, slots = window(queue)
+    if free + slots <= 0 then
+      -- Not even a short task is dispatched further ahead.
+      return nil
+    end
+  end
+  local lane = call('ZRANGE', P .. 'lanes:' .. resource, 0, 0)[1]
   local other = reserved()
   if other and call('HGET', P .. 'needs:' .. other.class, 'parked') == resource then
     -- The reserved job goes before everybody who waits for the same.
@@ -93,19 +104,19 @@ end
 -- The resources, and for each queue among them those it shares workers with: a slot serves them all.
 local function with_siblings(resources)
   local all, seen = {}, {}
-  local function add(resource)
+  local function see(resource)
     if not seen[resource] then
       seen[resource] = true
       all[#all + 1] = resource
     end
   end
   for _, resource in ipairs(resources) do
-    add(resource)
+    see(resource)
     local queue = resource:match('^queue:(.*)$')
     if queue then
       local _, siblings = pools_of(queue)
       for sibling in pairs(siblings) do
-        add('queue:' .. sibling)
+        see('queue:' .. sibling)
       end
     end
   end
@@ -117,10 +128,13 @@ end
 -- everything while admission is closed.
 local steps = 0
 local function wake(resources)
+  if not is_there('blocked') and not is_there('wakes') then
+    return
+  end
   local candidates = {}
   for _, resource in ipairs(with_siblings(resources)) do
     if open ~= '1' then
-      if call('EXISTS', P .. 'lanes:' .. resource) == 1 then
+      if lanes_on(resource) > 0 then
         postpone(resource)
       end
     else
@@ -147,7 +161,7 @@ local function wake(resources)
       end
     end
     local class = class_read(best.class)
-    local _, stop = try(class, best.resource)
+    local stop = try(class, best.resource)
     -- A class moves among its needs only, and only their turns are charged.
     for _, need in ipairs(class.needs) do
       if candidates[need] then
@@ -159,47 +173,59 @@ end
 
 local function continue_wakes()
   for _ = 1, 5 do
-    if not waking or open ~= '1' or steps >= BUDGET then
+    if not is_there('wakes') or open ~= '1' or steps >= BUDGET then
       return
     end
     local left = call('SRANDMEMBER', P .. 'wakes', 20)
-    waking = #left > 0
+    there.wakes = #left > 0
     wake(left)
   end
 end
 
--- Puts a job into its class; tries the class if the job is its first, or parks it on `on`, a resource
--- that is about to be woken. Returns nil when it was admitted, else the resource and the code that stop it.
-local function enqueue(job, needs, on)
-  local id = job.class
-  call('ZADD', P .. 'class:' .. id, job.sequence, job.id)
-  if several(split(needs.needs)) then
-    call('ZADD', P .. 'wide', job.sequence, job.id)
-  end
+-- Starts a job if nothing stops it and nobody waits in its class; else puts it there, parked on what stops it
+-- or on `on`, a resource that is about to be woken. `message` is that of the job if the caller has it.
+-- Returns nil when it was admitted, else the resource and the code that stop it, and its class.
+local function enqueue(job, needs, on, message)
+  local id, key = job.class, P .. 'class:' .. job.class
   local class = class_read(id)
-  if class then
-    local first = call('ZRANGE', P .. 'class:' .. id, 0, 0, 'WITHSCORES')
-    if first[1] == job.id then
-      park(class, class.parked, first[2])
+  local stop, code = class and class.parked, nil
+  if not class then
+    class = class_of(id, needs.needs, needs.priority, needs.org, needs.owner, '')
+    if on then
+      stop, code = on, 'turn'
+    else
+      stop, code = stopped_by(class, job.task)
+      if not stop then
+        admit(class, job, message)
+        return nil
+      end
     end
-    return class.parked, obstacle(class.parked, class, job.task) or 'turn'
+    call('HSET', P .. 'needs:' .. id, 'needs', needs.needs, 'priority', needs.priority,
+      'org', needs.org, 'owner', needs.owner)
   end
-  call('HSET', P .. 'needs:' .. id, 'needs', needs.needs, 'priority', needs.priority,
-    'org', needs.org, 'owner', needs.owner)
-  class = class_read(id)
-  if on then
-    park(class, on, job.sequence)
-    return on, 'turn'
+  call('ZADD', key, job.sequence, job.id)
+  if several(class.needs) then
+    call('ZADD', P .. 'wide', job.sequence, job.id)
+    there.wide = true
   end
-  local _, stop, code = try(class, nil)
-  return stop, code
+  local first = call('ZRANGE', key, 0, 0)[1]
+  if first == job.id then
+    park(class, stop, job.sequence)
+  end
+  local lane = places[stop] and places[stop][class.lane]
+  if lane then
+    lane.jobs = lane.jobs + 1
+  else
+    places[stop] = nil
+  end
+  return stop, code or obstacle(stop, class, job.task) or 'turn', class
 end
 
 -- Gives back what the ledger recorded for the job. Returns the resources, for the wake.
 local function release(job)
   local back = split(job.held or '')
   for _, resource in ipairs(back) do
-    call('SREM', P .. 'holders:' .. resource, job.id)
+    remove('holders:' .. resource, job.id)
   end
   return back
 end

@@ -1,20 +1,64 @@
 -- Capacity: what units there are, and why one cannot be had now.
 
-local limits, holds, pending = {}, {}, {}
-local waking = call('EXISTS', P .. 'wakes') == 1
+local limits, holds, pending, sizes = {}, {}, {}, {}
+
+-- Most of what can be there seldom is: one look at all of it, and another at each only if there is any.
+local RARE = {'holds', 'limits', 'wakes', 'wide', 'reservation'}
+local there = {}
+do
+  local keys = {}
+  for i, name in ipairs(RARE) do
+    keys[i] = P .. name
+  end
+  if call('EXISTS', unpack(keys)) == 0 then
+    for _, name in ipairs(RARE) do
+      there[name] = false
+    end
+  end
+end
+
+-- Whether one of these, or `blocked`, exists. Whoever creates one says so: there[name] = true.
+local function is_there(name)
+  if there[name] == nil then
+    there[name] = call('EXISTS', P .. name) == 1
+  end
+  return there[name]
+end
+
+-- The number of members of a set, which is asked for again and again while units are handed on.
+local function size(key, command)
+  if not sizes[key] then
+    sizes[key] = call(command or 'SCARD', P .. key)
+  end
+  return sizes[key]
+end
+
+local function add(key, member)
+  local new = call('SADD', P .. key, member)
+  if sizes[key] then
+    sizes[key] = sizes[key] + new
+  end
+end
+
+local function remove(key, member, command)
+  local gone = call(command or 'SREM', P .. key, member)
+  if sizes[key] then
+    sizes[key] = sizes[key] - gone
+  end
+end
 
 -- Whether the wake of a resource is not finished. Asked one by one: after a change of the configuration
 -- thousands may be pending.
 local function is_pending(resource)
-  if waking and pending[resource] == nil then
+  if is_there('wakes') and pending[resource] == nil then
     pending[resource] = call('SISMEMBER', P .. 'wakes', resource) == 1
   end
-  return waking and pending[resource]
+  return pending[resource] or false
 end
 
 local function postpone(resource)
   call('SADD', P .. 'wakes', resource)
-  waking, pending[resource] = true, true
+  there.wakes, pending[resource] = true, true
 end
 
 -- The configured limits that apply to a resource, the most specific first.
@@ -28,23 +72,46 @@ local function configured(resource)
   return resource, kind
 end
 
-local function limit_of(resource)
-  local known = limits[resource]
-  if known == nil then
-    local first, second = configured(resource)
-    known = call('HGET', P .. 'limits', resource) or call('HGET', P .. 'defaults', first)
-      or (second and call('HGET', P .. 'defaults', second))
-    known = tonumber(known) or false
-    limits[resource] = known
+-- Looks up the limits of resources at once, and the times that whoever is admitted needs.
+local TIMES = {'claim_ms', 'ahead_ms'}
+local function learn(resources)
+  local asked, names = {}, {}
+  for _, resource in ipairs(resources) do
+    if limits[resource] == nil then
+      local first, second = configured(resource)
+      asked[#asked + 1] = resource
+      names[#names + 1] = first
+      names[#names + 1] = second or first
+    end
   end
-  return known
+  if #asked == 0 then
+    return
+  end
+  for _, name in ipairs(TIMES) do
+    names[#names + 1] = name
+  end
+  local found = call('HMGET', P .. 'defaults', unpack(names))
+  for i, name in ipairs(TIMES) do
+    defaults[name] = tonumber(found[2 * #asked + i]) or false
+  end
+  local own = is_there('limits') and call('HMGET', P .. 'limits', unpack(asked)) or {}
+  for i, resource in ipairs(asked) do
+    limits[resource] = tonumber(own[i] or found[2 * i - 1] or found[2 * i]) or false
+  end
+end
+
+local function limit_of(resource)
+  if limits[resource] == nil then
+    learn({resource})
+  end
+  return limits[resource]
 end
 
 local function held(resource)
-  if holds[resource] == nil then
+  if is_there('holds') and holds[resource] == nil then
     holds[resource] = call('HEXISTS', P .. 'holds', resource) == 1
   end
-  return holds[resource]
+  return holds[resource] or false
 end
 
 -- No name contains a space, so that lists of needs and queues are joined by it.
@@ -99,17 +166,26 @@ local function window(queue)
   local found, siblings = pools_of(queue)
   for _, pool in ipairs(found) do
     slots = slots + pool.slots
-    free = free + math.max(0, pool.slots - call('SCARD', P .. 'running:' .. pool.name))
+    free = free + math.max(0, pool.slots - size('running:' .. pool.name))
   end
   -- Dispatched jobs of every queue that shares workers with this one may take these slots.
   for sibling in pairs(siblings) do
-    free = free - call('SCARD', P .. 'dispatched:' .. sibling)
+    free = free - size('dispatched:' .. sibling, 'ZCARD')
   end
   return free, slots, #found > 0
 end
 
+-- The measured run time of a task in ms, or nil.
+local runtimes = {}
+local function average_of(task)
+  if runtimes[task] == nil then
+    runtimes[task] = tonumber(call('HGET', P .. 'runtimes', task)) or false
+  end
+  return runtimes[task] or nil
+end
+
 local function short(task)
-  local average = tonumber(call('HGET', P .. 'runtimes', task))
+  local average = average_of(task)
   return average and average <= default('ahead_ms', 100)
 end
 
@@ -118,7 +194,9 @@ end
 -- at a time; `reserve` in reservation.lua gives and drops it.
 local reservation
 local function reserved()
-  if reservation == nil then
+  if reservation == nil and not is_there('reservation') then
+    reservation = false
+  elseif reservation == nil then
     local raw = call('HMGET', P .. 'reservation', 'class', 'models', 'start')
     reservation = raw[1] and {class = raw[1], models = raw[2], start = tonumber(raw[3])} or false
   end
@@ -127,7 +205,7 @@ end
 
 -- Run time that is expected of a task, in ms.
 local function expected(task)
-  return tonumber(call('HGET', P .. 'runtimes', task)) or default('unknown_ms', 60000)
+  return average_of(task) or default('unknown_ms', 60000)
 end
 
 -- Whether the reservation keeps this job from a model.
@@ -157,7 +235,7 @@ local function obstacle(resource, class, task)
     return 'held'
   end
   local limit = limit_of(resource)
-  if limit and call('SCARD', P .. 'holders:' .. resource) >= limit
+  if limit and size('holders:' .. resource) >= limit
     and (class.owner == '' or call('SISMEMBER', P .. 'holders:' .. resource, class.owner) == 0) then
     return limit == 0 and 'closed' or 'full'
   end

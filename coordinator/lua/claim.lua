@@ -14,7 +14,7 @@ end
 if (job.state == 'running' or job.state == 'stopping') and job.worker == worker
   and (job.nonce == nonce or job.nonce == '') then
   if job.nonce == '' then
-    call('HSET', P .. 'job:' .. id, 'nonce', nonce)
+    set(job, {nonce = nonce})
   end
   return cjson.encode({answer = 'granted', attempts = tonumber(job.attempts),
     losses = tonumber(job.losses) or 0, held = job.held})
@@ -26,27 +26,25 @@ local lease = call('ZSCORE', P .. 'workers', worker)
 if not lease or tonumber(lease) <= now then
   return cjson.encode({answer = 'no-worker'})
 end
-if call('EXISTS', P .. 'holds') == 1 then
-  for _, resource in ipairs(split(job.needs)) do
-    if held(resource) then
-      -- Paused after it was dispatched: nothing starts once the pause has returned.
-      leave_broker(job)
-      requeue(job, 'undelivered', {}, {reason = 'held', resource = resource})
-      return cjson.encode({answer = 'held', resource = resource})
-    end
+for _, resource in ipairs(is_there('holds') and split(job.needs) or {}) do
+  if held(resource) then
+    -- Paused after it was dispatched: nothing starts once the pause has returned.
+    leave_broker(job)
+    requeue(job, 'undelivered', {}, {reason = 'held', resource = resource})
+    return cjson.encode({answer = 'held', resource = resource})
   end
 end
 leave_broker(job)
 local pool = call('HGET', P .. 'worker:' .. worker, 'pool')
 call('SADD', P .. 'worker:' .. worker .. ':jobs', id)
-call('SADD', P .. 'running:' .. pool, id)
+add('running:' .. pool, id)
 call('HINCRBY', P .. 'worker:' .. worker, 'assigned', 1)
 local attempts = (tonumber(job.attempts) or 0) + 1
 move(job, 'started', 'running', {worker = worker, nonce = nonce, attempts = attempts, pool = pool,
   started = text(now)}, {token = token, worker = worker, attempts = attempts})
 -- It left the messages that any worker of its queue may take and took a slot of this one: where workers
 -- consume different sets of queues, that frees a slot for a sibling queue.
-if #with_siblings({'queue:' .. job.queue}) > 1 then
+if is_there('blocked') and #with_siblings({'queue:' .. job.queue}) > 1 then
   wake({'queue:' .. job.queue})
 end
 return cjson.encode({answer = 'granted', attempts = attempts, losses = tonumber(job.losses) or 0,

@@ -3,13 +3,43 @@
 local BAND = 2 ^ 49        -- room for passes below one priority
 local STRIDE = 2 ^ 16      -- what one admission costs a lane of weight 1
 
+-- The number of lanes parked on a resource.
+local function lanes_on(resource)
+  return is_there('blocked') and size('lanes:' .. resource, 'ZCARD') or 0
+end
+
+local function class_of(id, needs, priority, org, owner, parked)
+  return {id = id, needs = split(needs), priority = priority, org = org, owner = owner, parked = parked,
+    lane = priority .. '|' .. org}
+end
+
 local function class_read(id)
   local raw = call('HMGET', P .. 'needs:' .. id, 'needs', 'priority', 'org', 'owner', 'parked')
   if not raw[1] then
     return nil
   end
-  return {id = id, needs = split(raw[1]), priority = raw[2], org = raw[3], owner = raw[4],
-    parked = raw[5] or '', lane = raw[2] .. '|' .. raw[3]}
+  return class_of(id, raw[1], raw[2], raw[3], raw[4], raw[5] or '')
+end
+
+-- Keeps the pass of a lane that is not parked on a resource. Those below the smallest parked there are worth
+-- nothing: whoever comes back starts there.
+local function keep_pass(resource, lane, pass)
+  local passes = P .. 'passes:' .. resource
+  if call('HSET', passes, lane, text(pass)) == 0 or call('HLEN', passes) % 64 ~= 0 then
+    return
+  end
+  local lanes, smallest = call('ZRANGE', P .. 'lanes:' .. resource, 0, -1, 'WITHSCORES'), {}
+  for i = 1, #lanes, 2 do
+    local priority = lanes[i]:match('^%d+')
+    smallest[priority] = smallest[priority] or lanes[i + 1] - priority * BAND
+  end
+  local kept = call('HGETALL', passes)
+  for i = 1, #kept, 2 do
+    local floor = smallest[kept[i]:match('^%d+')]
+    if floor and tonumber(kept[i + 1]) <= floor then
+      call('HDEL', passes, kept[i])
+    end
+  end
 end
 
 local function unpark(class)
@@ -20,10 +50,14 @@ local function unpark(class)
   local parked = P .. 'parked:' .. resource .. '|' .. lane
   call('ZREM', parked, class.id)
   if call('EXISTS', parked) == 0 then
-    call('ZREM', P .. 'lanes:' .. resource, lane)
-    if call('EXISTS', P .. 'lanes:' .. resource) == 0 then
+    local lanes = P .. 'lanes:' .. resource
+    local score = call('ZSCORE', lanes, lane)
+    remove('lanes:' .. resource, lane, 'ZREM')
+    if lanes_on(resource) == 0 then
       call('DEL', P .. 'passes:' .. resource)
       call('SREM', P .. 'blocked', resource)
+    else
+      keep_pass(resource, lane, tonumber(score) - class.priority * BAND)
     end
   end
   class.parked = ''
@@ -42,10 +76,14 @@ local function park(class, resource, sequence)
     -- turns while it is away nor gain one by leaving and coming back.
     local base = class.priority * BAND
     local first = call('ZRANGEBYSCORE', lanes, text(base), text(base + BAND - 1), 'WITHSCORES', 'LIMIT', 0, 1)
-    local pass = math.max(first[2] and tonumber(first[2]) - base or 0,
-      tonumber(call('HGET', P .. 'passes:' .. resource, lane)) or 0)
+    local passes = P .. 'passes:' .. resource
+    local pass = math.max(first[2] and tonumber(first[2]) - base or 0, tonumber(call('HGET', passes, lane)) or 0)
+    call('HDEL', passes, lane)
     call('ZADD', lanes, text(base + pass), lane)
     call('SADD', P .. 'blocked', resource)
+    local key = 'lanes:' .. resource
+    sizes[key] = sizes[key] and sizes[key] + 1
+    there.blocked = true
   end
 end
 
@@ -56,17 +94,17 @@ end
 
 -- Charges one turn to the lane of an admitted job on every resource where others wait.
 local function charge(class)
-  local weight = class.org ~= '' and limit_of('weight:' .. class.org) or 1
   for _, resource in ipairs(class.needs) do
-    local lanes = P .. 'lanes:' .. resource
-    if call('EXISTS', lanes) == 1 then
-      local base = class.priority * BAND
-      local score = tonumber(call('ZSCORE', lanes, class.lane))
-      local pass = (score and score - base
-        or tonumber(call('HGET', P .. 'passes:' .. resource, class.lane)) or 0) + math.floor(STRIDE / weight)
-      call('HSET', P .. 'passes:' .. resource, class.lane, text(pass))
+    local lanes, number = P .. 'lanes:' .. resource, lanes_on(resource)
+    -- A lane that is alone there takes turns with nobody, and whoever comes starts where it is.
+    if number > 1 or (number == 1 and class.parked ~= resource) then
+      local weight = class.org ~= '' and limit_of('weight:' .. class.org) or 1
+      local score, cost = call('ZSCORE', lanes, class.lane), math.floor(STRIDE / weight)
       if score then
-        call('ZADD', lanes, text(base + pass), class.lane)
+        call('ZADD', lanes, text(score + cost), class.lane)
+      else
+        keep_pass(resource, class.lane,
+          (tonumber(call('HGET', P .. 'passes:' .. resource, class.lane)) or 0) + cost)
       end
     end
   end

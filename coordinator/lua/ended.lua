@@ -18,8 +18,8 @@ end
 -- Takes away what is left of its end: the tombstone, which is counted, or the trace, which is not.
 local function clear(job)
   if call('ZREM', P .. 'tombstones', job.id) == 1 then
-    call('HINCRBY', P .. 'counts', job.old.queue .. '|' .. job.old.state, -1)
+    count(job.old.queue, job.old.state, -1)
   end
-  call('DEL', P .. 'job:' .. job.id)
+  forget(job.id)
   job.old, job.was = nil, nil
 end

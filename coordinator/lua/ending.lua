@@ -4,14 +4,13 @@ local function leave_worker(job)
   if job.worker then
     call('SREM', P .. 'worker:' .. job.worker .. ':jobs', job.id)
     if job.pool then
-      call('SREM', P .. 'running:' .. job.pool, job.id)
+      remove('running:' .. job.pool, job.id)
     end
   end
 end
 
 local function leave_broker(job)
-  call('ZREM', P .. 'dispatched', job.id)
-  call('SREM', P .. 'dispatched:' .. job.queue, job.id)
+  remove('dispatched:' .. job.queue, job.id, 'ZREM')
 end
 
 -- Removes the message of a dispatch that is taken back; a worker that already has it fails the claim.
@@ -90,7 +89,7 @@ end
 
 local function finish(job, verb, state, changes, data)
   local back = give_back(job)
-  changes.held, changes.pool, changes.stop, changes.nonce = false, false, false, false
+  changes.held, changes.pool = '', ''
   move(job, verb, state, changes, data)
   wake(back)
 end
@@ -137,32 +136,54 @@ local function room(slots, busy)
   return math.max(0, tonumber(slots) - tonumber(busy))
 end
 
+local PIECE = 20           -- jobs of lost workers that are taken back by one script
+local taken = 0
+
 -- A worker whose lease has ended, or that left: its running jobs are lost, or released if it shut down in
--- order. Its slots go first, so that nothing is handed to it.
+-- order. Its slots go first, so that nothing is handed to it; its jobs follow piece by piece. Returns whether
+-- that was all.
 local function expire_worker(worker, reason)
   local key = P .. 'worker:' .. worker
-  local known = call('HMGET', key, 'pool', 'slots', 'busy')
+  local known = call('HMGET', key, 'pool', 'slots', 'busy', 'gone')
   local woken = {}
+  reason = known[4] or reason
   if known[1] then
     change_pool(known[1], -room(known[2], known[3]), -1)
     for _, queue in ipairs(split(known[1])) do
       woken[#woken + 1] = 'queue:' .. queue
     end
+    call('HDEL', key, 'pool')
   end
-  call('ZREM', P .. 'workers', worker)
-  for _, id in ipairs(call('SMEMBERS', key .. ':jobs')) do
+  if not known[4] then
+    call('HSET', key, 'gone', reason)
+    call('ZADD', P .. 'workers', 0, worker)
+  end
+  local lost = {}
+  for _, id in ipairs(call('SRANDMEMBER', key .. ':jobs', PIECE - taken)) do
+    taken = taken + 1
     local job = read(id)
     if job and job.worker == worker then
-      if job.state == 'running' and reason == 'left' then
-        leave_worker(job)
-        requeue(job, 'released', {}, {worker = worker, reason = 'worker shut down'})
-      else
-        lose(job, reason)
-      end
+      lost[#lost + 1] = job
+    else
+      call('SREM', key .. ':jobs', id)
     end
   end
-  call('DEL', key, key .. ':jobs')
-  emit('worker_' .. (reason == 'left' and 'left' or 'expired'), '', 0, {worker = worker, reason = reason})
+  table.sort(lost, function(one, other) return tonumber(one.sequence) < tonumber(other.sequence) end)
+  for _, job in ipairs(lost) do
+    if job.state == 'running' and reason == 'left' then
+      leave_worker(job)
+      requeue(job, 'released', {}, {worker = worker, reason = 'worker shut down'})
+    else
+      lose(job, reason)
+    end
+  end
   -- Queues it linked may have slots of other workers to themselves now.
   wake(woken)
+  if call('EXISTS', key .. ':jobs') == 1 then
+    return false
+  end
+  call('ZREM', P .. 'workers', worker)
+  call('DEL', key)
+  emit('worker_' .. (reason == 'left' and 'left' or 'expired'), '', 0, {worker = worker, reason = reason})
+  return true
 end

@@ -1,6 +1,5 @@
 -- Refuses to work on a ledger of another life of the Redis server: one that was wiped, restarted from an
 -- older file, or failed over to a lagging replica; and on one that is still being built again.
-local meta = call('HMGET', P .. 'meta', 'run_id', 'open', 'epoch')
 if meta[1] ~= ARGV[1] or meta[2] == 'building' then
   return cjson.encode({answer = 'no-epoch'})
 end

@@ -28,7 +28,7 @@ local runtime = math.max(0, now - tonumber(job.started))
 if outcome == 'completed' or outcome == 'failed' or outcome == 'unprocessable' then
   leave_worker(job)
   data.runtime_ms = runtime
-  local average = tonumber(call('HGET', P .. 'runtimes', job.task)) or runtime
+  local average = average_of(job.task) or runtime
   call('HSET', P .. 'runtimes', job.task, string.format('%.1f', average + 0.3 * (runtime - average)))
   call('HINCRBY', P .. 'worker:' .. job.worker, outcome == 'completed' and 'completed' or 'failed', 1)
   finish(job, outcome, outcome, {ended = token}, data)
@@ -55,10 +55,8 @@ elseif outcome == 'retried' or outcome == 'replaced' then
     leave_worker(job)
     call('SET', P .. 'message:' .. id, next.message)
     local queue = next.needs:match('queue:(%S+)$')
-    if queue ~= job.queue then
-      call('HINCRBY', P .. 'counts', job.queue .. '|' .. job.state, -1)
-      call('HINCRBY', P .. 'counts', queue .. '|' .. job.state, 1)
-    end
+    count(job.queue, job.state, -1)
+    count(queue, job.state, 1)
     local changes = {class = next.class, task = next.task, retries = next.retries, queue = queue,
       max_retries = next.max_retries, ended = token, owner = next.owner ~= '' and next.owner or false,
       expires = next.expires_ms > 0 and text(next.expires_ms) or false}
@@ -78,10 +76,10 @@ elseif outcome == 'retried' or outcome == 'replaced' then
     requeue(job, verb, changes, data, tonumber(next.due_ms))
   end
 else
-  call('HSET', P .. 'job:' .. id, 'ended', token)
+  set(job, {ended = token})
   lose(job, type(data.reason) == 'string' and data.reason or 'its process died')
 end
 continue_wakes()
--- Read again: a job that went back may have been dispatched in this very step.
-return cjson.encode({answer = 'done', state = call('HGET', P .. 'job:' .. id, 'state'),
+-- A job that went back may have been dispatched in this very step.
+return cjson.encode({answer = 'done', state = job.state,
   started = #started > 0 and started or nil})

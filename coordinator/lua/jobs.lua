@@ -1,17 +1,87 @@
--- Jobs: reading them, and the one function that changes their state.
+-- Jobs: reading them, and the one function that changes their state. What a script changes of jobs, counts and
+-- numbers is kept until its end and written once: a command costs more than all that Lua does between two.
 
 local FINAL = {completed = true, failed = true, unprocessable = true, canceled = true}
 
+local jobs, changed = {}, {}   -- what this script has read; fields that it has changed, by job
+local counted = {}             -- "<queue>|<state>" -> change of the number of jobs
+local numbers = {}             -- numbers of meta that it has drawn
+
+-- Returns the job as this script leaves it, or nil.
 local function read(id)
-  local raw = call('HGETALL', P .. 'job:' .. id)
-  if #raw == 0 then
-    return nil
+  local job = jobs[id]
+  if job == nil then
+    local raw = call('HGETALL', P .. 'job:' .. id)
+    job = #raw > 0 and {id = id}
+    for i = 1, #raw, 2 do
+      job[raw[i]] = raw[i + 1]
+    end
+    jobs[id] = job
   end
-  local job = {id = id}
-  for i = 1, #raw, 2 do
-    job[raw[i]] = raw[i + 1]
+  return job or nil
+end
+
+-- Changes fields of a job; false removes one.
+local function set(job, fields)
+  local all = changed[job.id]
+  if not all then
+    all = {}
+    changed[job.id] = all
   end
-  return job
+  jobs[job.id] = job
+  for name, value in pairs(fields) do
+    all[name] = value
+    if value == false then
+      job[name] = nil
+    else
+      job[name] = tostring(value)
+    end
+  end
+end
+
+-- Forgets all that is kept of a job under its id; a new life of it may follow.
+local function forget(id)
+  call('DEL', P .. 'job:' .. id)
+  jobs[id], changed[id] = nil, nil
+end
+
+local function count(queue, state, change)
+  local name = queue .. '|' .. state
+  counted[name] = (counted[name] or 0) + change
+end
+
+-- The last thing of every script.
+local function write()
+  for id, fields in pairs(changed) do
+    local kept, gone = {}, {}
+    for name, value in pairs(fields) do
+      if value == false then
+        gone[#gone + 1] = name
+      else
+        kept[#kept + 1] = name
+        kept[#kept + 1] = value
+      end
+    end
+    if #kept > 0 then
+      call('HSET', P .. 'job:' .. id, unpack(kept))
+    end
+    if #gone > 0 then
+      call('HDEL', P .. 'job:' .. id, unpack(gone))
+    end
+  end
+  for name, change in pairs(counted) do
+    if change ~= 0 then
+      call('HINCRBY', P .. 'counts', name, change)
+    end
+  end
+  local drawn = {}
+  for name, number in pairs(numbers) do
+    drawn[#drawn + 1] = name
+    drawn[#drawn + 1] = number
+  end
+  if #drawn > 0 then
+    call('HSET', P .. 'meta', unpack(drawn))
+  end
 end
 
 local function emit(verb, id, version, data)
@@ -21,31 +91,15 @@ local function emit(verb, id, version, data)
 end
 
 -- Moves a job to a state, changes the given fields with it and writes the event, in one step.
--- A field set to false is removed.
 local function move(job, verb, state, changes, data)
-  job.version = text((tonumber(job.version) or 0) + 1)
   if job.state ~= state then
     if job.state then
-      call('HINCRBY', P .. 'counts', job.queue .. '|' .. job.state, -1)
+      count(job.queue, job.state, -1)
     end
-    call('HINCRBY', P .. 'counts', job.queue .. '|' .. state, 1)
-    job.state = state
+    count(job.queue, state, 1)
   end
-  local set, gone = {'state', state, 'version', job.version}, {}
-  for name, value in pairs(changes) do
-    if value == false then
-      gone[#gone + 1] = name
-      job[name] = nil
-    else
-      set[#set + 1] = name
-      set[#set + 1] = value
-      job[name] = tostring(value)
-    end
-  end
-  call('HSET', P .. 'job:' .. job.id, unpack(set))
-  if #gone > 0 then
-    call('HDEL', P .. 'job:' .. job.id, unpack(gone))
-  end
+  changes.state, changes.version = state, text((tonumber(job.version) or 0) + 1)
+  set(job, changes)
   data.state = state
   emit(verb, job.id, job.version, data)
   if FINAL[state] then
@@ -53,14 +107,24 @@ local function move(job, verb, state, changes, data)
     -- takes the accepted row for a job that was lost and runs it again.
     call('ZADD', P .. 'tombstones', now, job.id)
     call('DEL', P .. 'message:' .. job.id)
-    call('ZREM', P .. 'expiring', job.id)
+    if job.expires then
+      call('ZREM', P .. 'expiring', job.id)
+    end
   end
+end
+
+-- The next of the numbers that are kept in meta.
+local function draw(place, name, least)
+  local number = text(math.max(least, (tonumber(meta[place]) or 0) + 1))
+  numbers[name], meta[place] = number, number
+  return number
 end
 
 -- Whatever the order of arrival and the steps of the clock, sequences only grow.
 local function next_sequence()
-  local last = tonumber(call('HGET', P .. 'meta', 'sequence')) or 0
-  local sequence = math.max(now_us, last + 1)
-  call('HSET', P .. 'meta', 'sequence', text(sequence))
-  return sequence
+  return draw(6, 'sequence', now_us)
+end
+
+local function next_token()
+  return draw(7, 'token', 0)
 end

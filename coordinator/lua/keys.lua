@@ -20,8 +20,7 @@
 --   blocked           set     resources where classes are parked
 --   wakes             set     resources whose wake is not finished
 --   delayed, expiring zset    jobs by due time, by expiry of the job itself
---   dispatched        zset    dispatched, unclaimed jobs by the end of their dispatch lease
---   dispatched:<queue>  set   the same by queue
+--   dispatched:<queue>  zset  dispatched, unclaimed jobs by the end of their dispatch lease
 --   workers           zset    workers by the end of their lease
 --   worker:<worker>   hash    what it reported; worker:<worker>:jobs set of its running jobs
 --   pools             hash    queues consumed together, joined by " " -> slots of their live workers
@@ -37,8 +36,9 @@
 local P = KEYS[1]
 local call = redis.call
 
+local meta = call('HMGET', P .. 'meta', 'run_id', 'open', 'epoch', 'clock_offset', 'full', 'sequence', 'token')
 local clock = call('TIME')
-local now_us = clock[1] * 1000000 + clock[2] + (tonumber(call('HGET', P .. 'meta', 'clock_offset')) or 0) * 1000
+local now_us = clock[1] * 1000000 + clock[2] + (tonumber(meta[4]) or 0) * 1000
 local now = math.floor(now_us / 1000)
 
 -- A number as text without an exponent, which Lua would choose above 1e14.
@@ -46,6 +46,10 @@ local function text(number)
   return string.format('%.0f', number)
 end
 
+local defaults = {}
 local function default(name, fallback)
-  return tonumber(call('HGET', P .. 'defaults', name)) or fallback
+  if defaults[name] == nil then
+    defaults[name] = tonumber(call('HGET', P .. 'defaults', name)) or false
+  end
+  return defaults[name] or fallback
 end

@@ -12,6 +12,7 @@ if value == '' then
   call('HDEL', P .. 'limits', resource)
 else
   call('HSET', P .. 'limits', resource, value)
+  there.limits = true
   if until_ms > 0 then
     call('ZADD', P .. 'ends', until_ms, 'limit ' .. resource)
   end

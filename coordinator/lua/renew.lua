@@ -9,7 +9,11 @@
 -- of life, from a second on}, unfetched = messages that nobody has fetched from its queues}
 local worker, register, slots, busy, queues = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 local key, lease = P .. 'worker:' .. worker, default('lease_ms', 30000)
-local known = call('HMGET', key, 'pool', 'slots', 'busy')
+local known = call('HMGET', key, 'pool', 'slots', 'busy', 'gone')
+if known[4] and not expire_worker(worker, known[4]) then
+  -- Its earlier jobs are not all taken back yet.
+  return cjson.encode({answer = 'expired'})
+end
 -- After a restore the ledger knows of a worker only what the store did, and the worker does not know of the
 -- restore: what it says now is how the ledger learns what runs.
 local restored = open == '0'
@@ -39,10 +43,10 @@ call('ZADD', P .. 'workers', now + lease, worker)
 
 for _, id in ipairs(joins and call('SMEMBERS', key .. ':jobs') or {}) do
   if known[1] then
-    call('SREM', P .. 'running:' .. known[1], id)
+    remove('running:' .. known[1], id)
   end
-  call('SADD', P .. 'running:' .. queues, id)
-  call('HSET', P .. 'job:' .. id, 'pool', queues)
+  add('running:' .. queues, id)
+  set(read(id), {pool = queues})
 end
 
 -- Makes what the worker has in hand running again, if no later run is known.
@@ -54,10 +58,10 @@ local function adopt(job, token)
   end
   local needs = job.adopt or job.needs
   for resource in needs:gmatch('%S+') do
-    call('SADD', P .. 'holders:' .. resource, job.id)
+    add('holders:' .. resource, job.id)
   end
   call('SADD', key .. ':jobs', job.id)
-  call('SADD', P .. 'running:' .. queues, job.id)
+  add('running:' .. queues, job.id)
   move(job, 'restored', 'running', {held = needs, needs = needs, worker = worker, token = token, nonce = '',
     pool = queues, started = text(now), due = false,
     attempts = math.max(1, tonumber(job.attempts) or 0)}, {worker = worker, token = token,
@@ -80,7 +84,7 @@ for i = 8, #ARGV, 2 do
     job.adopt = class and table.concat(class.needs, ' ') or job.needs
     local priority, org = class and class.priority or job.priority, class and class.org or job.org
     adopt(job, token)
-    call('HSET', P .. 'job:' .. id, 'priority', priority, 'org', org)
+    set(job, {priority = priority, org = org})
     hand[id] = true
   elseif not job or job.token ~= token or (job.worker and job.worker ~= worker) then
     if not (job and job.ended == token) then
@@ -96,7 +100,7 @@ for i = 8, #ARGV, 2 do
       stop[id], has = job.stop, true
     elseif job.state == 'dispatched' then
       -- In a worker's hand but not begun (a rate limit, say): not lost.
-      call('ZADD', P .. 'dispatched', now + default('claim_ms', 30000), id)
+      call('ZADD', P .. 'dispatched:' .. job.queue, now + default('claim_ms', 30000), id)
     end
   end
 end

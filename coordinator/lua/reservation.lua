@@ -4,9 +4,9 @@
 local function expected_back(resource)
   local earliest
   for _, id in ipairs(call('SRANDMEMBER', P .. 'holders:' .. resource, 50)) do
-    local run = call('HMGET', P .. 'job:' .. id, 'started', 'task')
-    local elapsed = run[1] and now - tonumber(run[1]) or 0
-    local average = expected(run[2] or '')
+    local run = read(id) or {}
+    local elapsed = run.started and now - tonumber(run.started) or 0
+    local average = expected(run.task or '')
     local left = average - elapsed
     if left <= 0 then
       -- Longer than expected: as long again as it is late, so that a job of days does not keep the other
@@ -67,7 +67,7 @@ local function reserve()
     local models, start = models_of(class.needs), now
     for _, resource in ipairs(models) do
       local limit = limit_of(resource)
-      if limit and call('SCARD', P .. 'holders:' .. resource) >= limit then
+      if limit and size('holders:' .. resource) >= limit then
         start = math.max(start, expected_back(resource))
       end
     end
@@ -77,7 +77,7 @@ local function reserve()
     end
     call('HSET', P .. 'reservation', 'job', id, 'class', class.id, 'models', table.concat(models, ' '),
       'start', text(start))
-    reservation = nil
+    there.reservation, reservation = true, nil
     wake(models)
   end
 end

@@ -37,7 +37,7 @@ for i = 5, #ARGV, 18 do
     if state == 'running' or state == 'stopping' then
       local worker, token = ARGV[i + 16], ARGV[i + 17]
       for resource in needs:gmatch('%S+') do
-        call('SADD', P .. 'holders:' .. resource, id)
+        add('holders:' .. resource, id)
       end
       fields.held, fields.needs, fields.priority, fields.org = needs, needs, described.priority, described.org
       fields.worker, fields.token, fields.nonce, fields.started = worker, token, '', text(now)

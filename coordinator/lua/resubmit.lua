@@ -17,7 +17,7 @@ end
 clear(job)
 local needs = {needs = ARGV[4], priority = ARGV[5], org = ARGV[6], owner = ARGV[7]}
 job.queue, job.class, job.task = needs.needs:match('queue:(%S+)$'), ARGV[3], ARGV[8]
-job.sequence = text(next_sequence())
+job.sequence = next_sequence()
 local fields = {queue = job.queue, class = job.class, task = job.task, sequence = job.sequence,
   max_retries = ARGV[11], resubmitted = nonce}
 for name, value in pairs({retries = ARGV[12], attempts = ARGV[14], losses = ARGV[15]}) do
@@ -36,9 +36,9 @@ if ARGV[19] ~= '' then
   data.row = ARGV[19]
 end
 move(job, 'resubmitted', 'waiting', fields, data)
-local resource, code = enqueue(job, needs)
+local resource, code, class = enqueue(job, needs)
 if resource then
-  emit('blocked', id, job.version, blockers(job, resource, code))
+  emit('blocked', id, job.version, blockers(job, class, resource, code, true))
 end
 continue_wakes()
 return cjson.encode({answer = 'done', state = resource and 'waiting' or 'dispatched'})

@@ -7,7 +7,7 @@
 --           when the reaper found it in the store, whose producer may still be about to submit it)
 -- Answers a list: {state, resource, code, holders, position} or {known = state}; in order. Or, nothing being
 -- taken, {refused = 'memory', used, allowed}
-local full = ARGV[2] ~= '1' and call('HGET', P .. 'meta', 'full')
+local full = ARGV[2] ~= '1' and meta[5]
 if full then
   local said = cjson.decode(full)
   if said.until_ms > now then
@@ -21,22 +21,22 @@ for i = 3, #ARGV, 13 do
   if old and not old.replaced then
     if old.state == 'running' or old.state == 'stopping' then
       -- Perhaps the end of a canvas that replaced this run, quicker than the run itself: kept for its end.
-      call('HSET', P .. 'job:' .. id, 'next_of', old.token, 'next', cjson.encode({class = ARGV[i + 1],
+      set(old, {next_of = old.token, next = cjson.encode({class = ARGV[i + 1],
         needs = ARGV[i + 2], priority = ARGV[i + 3], org = ARGV[i + 4], owner = ARGV[i + 5],
         task = ARGV[i + 6], due_ms = tonumber(ARGV[i + 7]), expires_ms = tonumber(ARGV[i + 8]),
         max_retries = ARGV[i + 9], retries = ARGV[i + 10], message = ARGV[i + 11],
-        row = ARGV[i + 12] ~= '' and ARGV[i + 12] or nil}))
+        row = ARGV[i + 12] ~= '' and ARGV[i + 12] or nil})})
     end
     answers[#answers + 1] = {known = old.state}
   else
     local job = {id = id, queue = queue, class = ARGV[i + 1], task = ARGV[i + 6],
-      sequence = text(next_sequence())}
+      sequence = next_sequence()}
     if old then
       -- The task was replaced by a canvas that ends in this id: a new life of the same job.
       job.version = old.version
       call('ZREM', P .. 'tombstones', id)
-      call('HINCRBY', P .. 'counts', old.queue .. '|' .. old.state, -1)
-      call('DEL', P .. 'job:' .. id)
+      count(old.queue, old.state, -1)
+      forget(id)
     end
     local needs = {needs = ARGV[i + 2], priority = ARGV[i + 3], org = ARGV[i + 4], owner = ARGV[i + 5]}
     local due, expires = tonumber(ARGV[i + 7]), tonumber(ARGV[i + 8])
@@ -65,9 +65,9 @@ for i = 3, #ARGV, 13 do
       answers[#answers + 1] = {state = 'delayed'}
     else
       move(job, 'submitted', 'waiting', fields, data)
-      local resource, code = enqueue(job, needs)
+      local resource, code, class = enqueue(job, needs, nil, ARGV[i + 11])
       if resource then
-        local answer = blockers(job, resource, code)
+        local answer = blockers(job, class, resource, code, true)
         emit('blocked', id, job.version, answer)
         answer.state = 'waiting'
         answers[#answers + 1] = answer

@@ -2,7 +2,15 @@
 -- Cheap and safe to call from anywhere as often as one likes; each part does a bounded piece.
 --
 -- Answers {answer = ok, next_ms, expired = worker ids, more}
-local LIMIT = 50
+local left = 24            -- jobs that this script still may move
+local dispatching = {}     -- queues with jobs that are dispatched and not claimed
+local counts = call('HGETALL', P .. 'counts')
+for i = 1, #counts, 2 do
+  local queue = counts[i]:match('^(.*)|dispatched$')
+  if queue and tonumber(counts[i + 1]) > 0 then
+    dispatching[#dispatching + 1] = queue
+  end
+end
 local lease = default('lease_ms', 30000)
 local last = tonumber(call('HGET', P .. 'meta', 'ticked'))
 local gap = now - (last or now)
@@ -23,7 +31,11 @@ if gap > step then
   end
 elseif gap < -step then
   -- It stepped back: no lease is longer than one that begins now.
-  for name, most in pairs({workers = lease, dispatched = default('claim_ms', 30000)}) do
+  local longest = {workers = lease}
+  for _, queue in ipairs(dispatching) do
+    longest['dispatched:' .. queue] = default('claim_ms', 30000)
+  end
+  for name, most in pairs(longest) do
     for _, member in ipairs(call('ZRANGEBYSCORE', P .. name, now + most, '+inf')) do
       call('ZADD', P .. name, now + most, member)
     end
@@ -50,22 +62,28 @@ end
 
 local more, expired = false, {}
 local function due(name)
-  local ids = call('ZRANGEBYSCORE', P .. name, '-inf', now, 'LIMIT', 0, LIMIT)
-  more = more or #ids == LIMIT
+  local ids = call('ZRANGEBYSCORE', P .. name, '-inf', now, 'LIMIT', 0, left)
+  more = more or #ids == left
+  left = left - #ids
   return ids
 end
 
 for _, worker in ipairs(due('workers')) do
-  expire_worker(worker, 'its lease ended')
-  expired[#expired + 1] = worker
-end
-for _, id in ipairs(due('dispatched')) do
-  local job = read(id)
-  if job and job.state == 'dispatched' then
-    recall(job)
-    requeue(job, 'undelivered', {}, {reason = 'not claimed in time'})
+  if taken < PIECE and expire_worker(worker, 'its lease ended') then
+    expired[#expired + 1] = worker
   else
-    call('ZREM', P .. 'dispatched', id)
+    more = true
+  end
+end
+for _, queue in ipairs(dispatching) do
+  for _, id in ipairs(due('dispatched:' .. queue)) do
+    local job = read(id)
+    if job and job.state == 'dispatched' then
+      recall(job)
+      requeue(job, 'undelivered', {}, {reason = 'not claimed in time'})
+    else
+      remove('dispatched:' .. queue, id, 'ZREM')
+    end
   end
 end
 for _, id in ipairs(due('delayed')) do
@@ -100,4 +118,5 @@ if open == '1' and (call('EXISTS', P .. 'wide') == 1 or call('EXISTS', P .. 'res
   reserve()
 end
 continue_wakes()
+more = more or (open == '1' and call('EXISTS', P .. 'wakes') == 1)
 return cjson.encode({answer = 'ok', more = more, expired = #expired > 0 and expired or nil})

@@ -15,24 +15,24 @@ for _, resource in ipairs(class.needs) do
   if code then
     local entry = {resource = resource, code = code, limit = limit_of(resource) or nil}
     entry.hold = code == 'held' and call('HGET', P .. 'holds', resource) or nil
-    local count = call('SCARD', P .. 'holders:' .. resource)
+    local of = size('holders:' .. resource)
     local ids = call('SRANDMEMBER', P .. 'holders:' .. resource, SHOWN)
     if code == 'reserved' then
       ids = {call('HGET', P .. 'reservation', 'job')}
     end
     local holders = {}
     for _, id in ipairs(ids) do
-      local run = call('HMGET', P .. 'job:' .. id, 'worker', 'started', 'task', 'state')
-      holders[#holders + 1] = {id = id, worker = run[1] or nil, started = tonumber(run[2]) or nil,
-        task = run[3] or nil, state = run[4] or nil, expected = run[3] and expected(run[3]) or nil}
+      local run = read(id) or {}
+      holders[#holders + 1] = {id = id, worker = run.worker, started = tonumber(run.started),
+        task = run.task, state = run.state, expected = run.task and expected(run.task) or nil}
     end
-    entry.holders, entry.of = #holders > 0 and holders or nil, count
+    entry.holders, entry.of = #holders > 0 and holders or nil, of
     obstacles[#obstacles + 1] = entry
     if open ~= '1' then
       break
     end
   end
 end
-local place = blockers(job, class.parked, 'turn')
-return cjson.encode({now = now, needs = class.needs, parked = class.parked, position = place.position,
+local position = position_of(job, class, class.parked)
+return cjson.encode({now = now, needs = class.needs, parked = class.parked, position = position,
   task = job.task, expected = expected(job.task), obstacles = #obstacles > 0 and obstacles or nil})

@@ -5,8 +5,11 @@ local function several(needs)
 end
 
 local function leave_wide(id)
+  if not is_there('wide') then
+    return
+  end
   call('ZREM', P .. 'wide', id)
-  if call('HGET', P .. 'reservation', 'job') == id then
+  if is_there('reservation') and call('HGET', P .. 'reservation', 'job') == id then
     call('DEL', P .. 'reservation')
     reservation = false
   end
@@ -14,16 +17,16 @@ end
 
 -- Counts how often the oldest wide job was passed by a later one on one of its models.
 local function pass(class, job)
-  local oldest = call('ZRANGE', P .. 'wide', 0, 0)[1]
+  local oldest = is_there('wide') and call('ZRANGE', P .. 'wide', 0, 0)[1]
   if not oldest or oldest == job.id then
     return
   end
-  local other = call('HMGET', P .. 'job:' .. oldest, 'class', 'sequence')
-  local needs = other[1] and call('HGET', P .. 'needs:' .. other[1], 'needs')
-  if needs and tonumber(other[2]) < tonumber(job.sequence) then
+  local other = read(oldest)
+  local needs = other and call('HGET', P .. 'needs:' .. other.class, 'needs')
+  if needs and tonumber(other.sequence) < tonumber(job.sequence) then
     for _, resource in ipairs(class.needs) do
       if resource:match('^model:') and (' ' .. needs .. ' '):find(' ' .. resource .. ' ', 1, true) then
-        call('HINCRBY', P .. 'job:' .. oldest, 'passed', 1)
+        set(other, {passed = (tonumber(other.passed) or 0) + 1})
         return
       end
     end
