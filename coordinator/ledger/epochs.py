@@ -83,15 +83,6 @@ class Epochs(Scripts):
             return None
         return int(entered or 0), int(of or 0), int(self.redis.scard(f"{self.prefix}awaited"))
 
-    def clock(self) -> int:
-        """Return Redis's clock, Unix milliseconds: the one clock that all processes share.
-
-        Raises:
-            LedgerUnavailable: Redis was not reached.
-        """
-        seconds, microseconds = self.redis.time()
-        return int(seconds) * 1000 + int(microseconds) // 1000
-
     def lease_ms(self) -> int:
         """Return the lease as configured in the ledger, in milliseconds."""
         return int(self.redis.hget(f"{self.prefix}defaults", "lease_ms") or 30_000)
@@ -158,12 +149,10 @@ class Epochs(Scripts):
         """Forget events the store has committed, and the tombstones of the jobs they ended."""
         if not events:
             return
-        ended = [
-            part
-            for event in events
-            if event.data.get("state") in FINAL
-            for part in (event.job_id, event.version)
-        ]
+        ended: list[str | int] = []
+        for event in events:
+            if event.data.get("state") in FINAL:
+                ended += (event.job_id, event.version)
         self.run("settle", events[-1].event_id, *ended)
 
 
@@ -179,17 +168,19 @@ def _parsed(epoch: int, event_id: str, fields: dict[str, str]) -> Event:
     data = json.loads(fields["data"]) or {}
     if not isinstance(data, dict):
         data = {}
-    for name in ("token", "sequence"):
-        if name in data:
-            data[name] = int(data[name])
+    if "token" in data:
+        data["token"] = int(data["token"])
+    if "sequence" in data:
+        data["sequence"] = int(data["sequence"])
     if "row" in data:
         data["row"] = json.loads(data["row"])
-    if fields["verb"] == "blocked":
+    verb = fields["verb"]
+    if verb == "blocked":
         data["reason"] = reason_text(data["resource"], data["code"], data.get("holders") or ())
     return Event(
         int(fields.get("epoch", epoch)),
         event_id,
-        fields["verb"],
+        verb,
         fields["job"],
         int(fields["version"]),
         int(fields["at"]),

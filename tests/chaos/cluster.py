@@ -113,9 +113,6 @@ class Cluster:
             AssertionError: it is not idle, or a process is missing: another cluster is needed.
         """
         assert all(producer.poll() is not None for producer in self.producers)
-        alive = ("redis", "maintenance", *self.workers, *(("reaper",) if self.reaper else ()))
-        dead = [name for name in alive if self.processes[name].poll() is not None]
-        assert not dead, f"not running any more: {dead}"
         self.verify()
         self.await_workers()
         for name in ("trace", "accepted"):
@@ -221,8 +218,9 @@ class Cluster:
             "--without-gossip",
             "--without-mingle",
         ]
-        off = self.clocks.get(name)
-        self.start(name, *command, **(faketime(FAKETIME=f"{off:+d}") if off else {}))
+        off = self.clocks.get(name, 0)
+        clock = faketime(FAKETIME=f"{off:+d}", PYTHONPATH=str(ROOT / "tests/chaos/clock"))
+        self.start(name, *command, **(clock if off else {}))
 
     def start_reaper(self) -> None:
         self.start("reaper", sys.executable, "-m", "tests.chaos.reaping")
@@ -298,11 +296,14 @@ class Cluster:
         return count(self.runs(), self.accepted(), self.blows, self.ended)
 
     def verify(self) -> None:
-        """Check that ledger and store agree that everything is over.
+        """Check that all processes live, and that ledger and store agree that everything is over.
 
         Raises:
-            AssertionError: something is still held, or not recorded.
+            AssertionError: something died by itself, is still held, or not recorded.
         """
+        alive = ("redis", "maintenance", *self.workers, *(("reaper",) if self.reaper else ()))
+        dead = {name: code for name in alive if (code := self.processes[name].poll()) is not None}
+        assert not dead, f"not running any more: {dead}"
 
         def idle() -> None:
             keys = [str(key) for key in self.ledger.redis.scan_iter("coordinator:holders:*")]
@@ -369,8 +370,7 @@ FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
 
 def faketime(**settings: str) -> dict[str, str]:
     """Return the environment of a process with a wrong clock; CLOCK_MONOTONIC stays as it is."""
-    assert FAKETIME is not None
-    return {"LD_PRELOAD": str(FAKETIME), "FAKETIME_DONT_FAKE_MONOTONIC": "1", **settings}
+    return {"LD_PRELOAD": str(FAKETIME or ""), "FAKETIME_DONT_FAKE_MONOTONIC": "1", **settings}
 
 
 @cache
