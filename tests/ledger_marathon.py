@@ -20,6 +20,9 @@ import redis
 from tests.helpers import eventually, free_port, redis_executable, running
 from tests.ledger_world import World
 
+#: Steps from one verification of the whole ledger to the next: the length of a schedule counts more.
+EVERY = 7
+
 
 class Schedule:
     """One random order of operations on a world of its own."""
@@ -27,7 +30,7 @@ class Schedule:
     def __init__(self, url: str, seed: int, steps: int) -> None:
         self.random = random.Random(seed)
         orgs = self.random.choice([(None,), ("acme",), ("acme", "ümlaut", None)])
-        self.world = World(url, orgs)
+        self.world = World(url, orgs, every=EVERY)
         self.steps = steps
 
     def spec(self) -> dict[str, Any]:
@@ -207,7 +210,7 @@ def run(url: str, schedules: int, steps: int, seed: int, stop: bool = True) -> C
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--schedules", type=int, default=1000)
-    parser.add_argument("--steps", type=int, default=100, help="operations in each schedule")
+    parser.add_argument("--steps", type=int, default=60, help="operations in each schedule")
     parser.add_argument("--seed", type=int, default=1, help="of the first schedule")
     parser.add_argument("--keep-going", action="store_true", help="do not stop at a failure")
     options = parser.parse_args()

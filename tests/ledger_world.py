@@ -36,10 +36,11 @@ class World(Observed):
     Args:
         url: an empty Redis.
         orgs: organisations of the jobs; with a single one the model predicts every start exactly.
+        every: steps from one verification of the whole ledger to the next.
     """
 
-    def __init__(self, url: str, orgs: Sequence[str | None] = (None,)) -> None:
-        super().__init__(url, orgs)
+    def __init__(self, url: str, orgs: Sequence[str | None] = (None,), every: int = 1) -> None:
+        super().__init__(url, orgs, every=every)
         self.ledger.open(1)
         self.configure({"model": 1, "ahead_ms": -1, "lease_ms": LEASE, "claim_ms": LEASE})
         # The model knows no reservation; test_ledger_reservation.py does.
@@ -524,6 +525,7 @@ class World(Observed):
                 break
             if round_ > 3:
                 self._shift(5_000_000)
+        self.every = 1
         left = {name: job.state for name, job in self.model.jobs.items() if job.state not in FINAL}
         assert not left, f"never ended: {left}"
         for name in QUEUES:
