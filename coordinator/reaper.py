@@ -1,7 +1,7 @@
 """The reaper: a reconciler that compares ledger, store and workers, and mends what differs.
 
-Leases bring crashed jobs back without it. It finds what leases cannot: accepted rows that the ledger does
-not know, workers whose process is gone from this machine, jobs that run without progress.
+Leases bring crashed jobs back without it. It finds what leases cannot: what one of the records has lost (see
+``reconciliation``), workers whose process is gone from this machine, jobs that run without progress.
 """
 
 from __future__ import annotations
@@ -11,14 +11,12 @@ import time
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from coordinator.errors import LedgerFull
 from coordinator.ledger import Ledger
+from coordinator.reconciliation import KINDS, Reconciler
 from coordinator.restorer import is_gone
 from coordinator.work_queue import WorkQueue
 
 logger = logging.getLogger("coordinator")
-
-BATCH = 500
 
 
 @dataclass(frozen=True)
@@ -53,10 +51,11 @@ class JobReaper:
         default_factory=lambda: {
             "rounds": 0,
             "jobs_reaped": 0,
-            "jobs_entered": 0,
             "workers_buried": 0,
+            **dict.fromkeys(KINDS, 0),
         }
     )
+    _reconciler: Reconciler | None = field(default=None, repr=False)
 
     _instance: ClassVar[JobReaper | None] = None
 
@@ -76,9 +75,11 @@ class JobReaper:
         self.is_running = True
         try:
             work_queue.ensure_open()
+            if self._reconciler is None or self._reconciler.work_queue is not work_queue:
+                self._reconciler = Reconciler(work_queue)
             found = {
                 "workers_buried": bury_workers(work_queue.ledger),
-                "jobs_entered": self.enter_unknown(work_queue),
+                **self._reconciler.run(),
                 "jobs_reaped": self.reap_silent(work_queue),
             }
             work_queue.ledger.tick()
@@ -89,43 +90,6 @@ class JobReaper:
         for name, number in found.items():
             self.stats[name] += number
         return found
-
-    def enter_unknown(self, work_queue: WorkQueue) -> int:
-        """Submit accepted rows that the ledger does not know.
-
-        Their producer died between the two writes, or Redis was away. A job that has ended but is not
-        recorded yet is known: its tombstone says so. Rows younger than a few seconds may still be under
-        way from their producer; entering them too is harmless, since submit is idempotent.
-        """
-        ledger, store = work_queue.ledger, work_queue.store
-        entered, after = 0, None
-        while True:
-            page = (
-                store.unfinished(limit=BATCH) if after is None else store.unfinished(after, BATCH)
-            )
-            if not page:
-                return entered
-            after = page[-1].cursor
-            unknown = ledger.unknown([item.job.job_id for item in page])
-            missing = [item for item in page if item.job.job_id in unknown]
-            if missing:
-                # A row read before its end was recorded looks like one the ledger forgot: look again.
-                current = store.stored([item.job.job_id for item in missing])
-                jobs = [
-                    current[item.job.job_id].job
-                    for item in missing
-                    if item.job.job_id in current and not current[item.job.job_id].finished_ms
-                ]
-                if jobs:
-                    try:
-                        ledger.submit(jobs, ["entered"] * len(jobs))
-                    except LedgerFull as error:
-                        logger.warning("[COORDINATOR] reaper: %s", error)
-                        return entered
-                    entered += len(jobs)
-                    logger.warning(
-                        "[COORDINATOR] reaper: %d accepted jobs entered again", len(jobs)
-                    )
 
     def reap_silent(self, work_queue: WorkQueue) -> int:
         """Release running jobs that have been silent for too long; age alone is no reason."""

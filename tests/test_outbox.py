@@ -13,7 +13,7 @@ from celery import Celery
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from coordinator import coordinate, outbox
-from coordinator.reaper import JobReaper
+from coordinator.reconciliation import Reconciler
 from coordinator.work_queue import WorkQueue
 
 
@@ -87,7 +87,7 @@ def test_a_rollback_leaves_nothing(app: Celery, queue: WorkQueue, engine: sa.Eng
         session.rollback()
     assert (orders(engine), queue.store.known([job_id])) == (0, set())
     assert queue.ledger.job(job_id) is None
-    assert JobReaper().enter_unknown(queue) == 0
+    assert Reconciler(queue).enter_unknown() == 0
 
 
 def test_what_a_savepoint_took_back_does_not_start(
@@ -113,9 +113,9 @@ def test_the_reaper_enters_what_a_crash_after_the_commit_left(
         job_id = order(session, app)
         session.commit()
     assert queue.ledger.job(job_id) is None
-    assert JobReaper().enter_unknown(queue) == 1
+    assert Reconciler(queue).enter_unknown() == 1
     assert queue.ledger.job(job_id) is not None
-    assert JobReaper().enter_unknown(queue) == 0
+    assert Reconciler(queue).enter_unknown() == 0
 
 
 def test_a_commit_is_no_error_while_redis_is_closed_for_entries(
@@ -128,7 +128,7 @@ def test_a_commit_is_no_error_while_redis_is_closed_for_entries(
         session.commit()
     assert queue.ledger.job(job_id) is None
     redis_client.hdel("coordinator:meta", "full")
-    assert JobReaper().enter_unknown(queue) == 1
+    assert Reconciler(queue).enter_unknown() == 1
 
 
 def test_connections_and_scoped_sessions_will_do(

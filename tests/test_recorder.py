@@ -22,7 +22,7 @@ from coordinator import recorder as recorder_module
 from coordinator.errors import LedgerFull, StoreUnavailable
 from coordinator.jobs import Event, Job
 from coordinator.ledger import Ledger
-from coordinator.reaper import JobReaper
+from coordinator.reconciliation import Reconciler
 from coordinator.recorder import Recorder
 from coordinator.resources import needs_of
 from coordinator.settings import Settings
@@ -444,9 +444,9 @@ def test_rows_that_cannot_be_taken_back_stay_accepted(
     with monkeypatch.context() as patched:
         patched.setattr(Store, "withdraw", down)
         assert queue.submit(job("a")).code == "memory"
-    assert JobReaper().enter_unknown(queue) == 0
+    assert Reconciler(queue).enter_unknown() == 0
     redis_client.hdel("coordinator:meta", "full")
-    assert JobReaper().enter_unknown(queue) == 1
+    assert Reconciler(queue).enter_unknown() == 1
 
 
 def test_a_worker_starts_without_its_database_and_records_when_it_is_back(

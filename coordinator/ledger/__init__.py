@@ -11,6 +11,7 @@ from coordinator.ledger.epochs import Epochs
 from coordinator.ledger.interventions import Interventions
 from coordinator.ledger.jobs import Jobs
 from coordinator.ledger.locks import Lock, Locks
+from coordinator.ledger.mending import Mending
 from coordinator.ledger.reads import Reads
 from coordinator.ledger.scripts import connection_url
 
@@ -28,7 +29,7 @@ __all__ = [
 ]
 
 
-class Ledger(Jobs, Interventions, Capacity, Epochs, Reads, Locks):
+class Ledger(Jobs, Interventions, Capacity, Epochs, Reads, Locks, Mending):
     """The ledger in one Redis database; see ``scripts.Scripts`` for the arguments.
 
     Every verb raises ``LedgerUnavailable`` when Redis was not reached in time, and ``LedgerClosed`` when the

@@ -219,7 +219,7 @@ class Cluster:
             "--without-mingle",
         ]
         off = self.clocks.get(name, 0)
-        clock = faketime(FAKETIME=f"{off:+d}", PYTHONPATH=str(ROOT / "tests/chaos/clock"))
+        clock = {"CHAOS_CLOCK": str(off), "PYTHONPATH": str(ROOT / "tests/chaos/clock")}
         self.start(name, *command, **(clock if off else {}))
 
     def start_reaper(self) -> None:

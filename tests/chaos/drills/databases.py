@@ -100,7 +100,7 @@ def _without_mount() -> str:
     return "" if os.geteuid() == 0 and shutil.which("mount") else "mounts a disk: needs root"
 
 
-@drill(skip=_without_mount, disk="6m")
+@drill(skip=_without_mount, disk="40m")
 def full_disk(cluster: Cluster, choice: random.Random) -> str:
     """The disk of the database is full for seconds: producers get an error, and what was accepted runs."""
     cluster.produce(250, choice.randrange(1 << 30), "--pause", "0.02")
@@ -122,7 +122,7 @@ def _refuses(cluster: Cluster, before: int) -> None:
 def _fill(path: Path) -> None:
     """Write until there is no byte left."""
     with path.open("wb", buffering=0) as file:
-        for size in (1 << 16, 1 << 12, 1):
+        for size in (1 << 20, 1 << 12, 1):
             try:
                 while True:
                     file.write(b"x" * size)

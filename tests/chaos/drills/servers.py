@@ -122,7 +122,7 @@ def _without_faketime() -> str:
     return "" if FAKETIME else "needs libfaketime (Debian's package faketime)"
 
 
-@drill(skip=_without_faketime, clocks={"w1": 3600, "w2": -3600})
+@drill(clocks={"w1": 3600, "w2": -3600})
 def worker_clocks(cluster: Cluster, choice: random.Random) -> None:
     """The clocks of two workers are off by an hour, in both directions; one of them restores."""
     cluster.produce(300, choice.randrange(1 << 30), "--failing", "0.2")
