@@ -32,7 +32,7 @@ def resolve(path: str) -> Callable[..., Any]:
     return function
 
 
-@app.task(name="tasks.call.call")
+@app.task(name="tasks.call.call", allow_listed={"path": "allowed_callables"})
 def call(path: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
     """Call a function in a worker.
 

@@ -107,7 +107,7 @@ def _end(process: subprocess.Popen[bytes], group: int) -> None:
             process.wait()
 
 
-@app.task(name="tasks.shell.run")
+@app.task(name="tasks.shell.run", allow_listed={"command": "allowed_commands"})
 def run(
     command: list[str] | str,
     cwd: str | None = None,

@@ -117,7 +117,7 @@ def test_stuck_jobs_are_released_failed_or_removed(desk: Desk) -> None:
     assert jobs[1].error == "hangs"
     waits = desk.send("a")
     for verb in (desk.queue.release_job, desk.queue.fail_job):
-        with pytest.raises(Refused, match="does not run: it is (waiting|dispatched)"):
+        with pytest.raises(Refused, match=r"does not run: it is (waiting|dispatched)"):
             verb(waits)
         with pytest.raises(UnknownJob):
             verb("none")

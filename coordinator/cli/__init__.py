@@ -1,6 +1,6 @@
 """The command line: ``coordinator VERB``, also ``celery -A tasks coordinator VERB``.
 
-One file per verb. The files import what is heavy inside their functions: Celery loads this group
+One file per verb or small group of them. The files import what is heavy inside their functions: Celery loads this group
 with each of its own commands, every worker's included.
 """
 
@@ -8,12 +8,32 @@ from __future__ import annotations
 
 import click
 
-from coordinator.cli import check, db, restart, up
+from coordinator.cli import (
+    audit,
+    changes,
+    check,
+    db,
+    draining,
+    failures,
+    jobs,
+    locks,
+    pauses,
+    rates,
+    restart,
+    status,
+    stuck,
+    submit,
+    trigger,
+    up,
+)
 from coordinator.cli.installation import Installation
 from coordinator.cli.output import ErrorsShown
 
 
-@click.group(cls=ErrorsShown, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=ErrorsShown,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.option(
     "-A",
     "--app",
@@ -27,5 +47,22 @@ def main(ctx: click.Context, app: str | None) -> None:
     ctx.obj = Installation.of(ctx, app)
 
 
-for verb in (up, check, restart, db):
-    main.add_command(verb.command)
+for command in (
+    up.command,
+    check.command,
+    *status.commands,
+    submit.command,
+    trigger.command,
+    *jobs.commands,
+    *changes.commands,
+    *failures.commands,
+    *stuck.commands,
+    *pauses.commands,
+    *draining.commands,
+    restart.command,
+    locks.command,
+    *rates.commands,
+    audit.command,
+    db.command,
+):
+    main.add_command(command)

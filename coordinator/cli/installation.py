@@ -14,6 +14,7 @@ from coordinator.errors import CoordinatorError
 
 if TYPE_CHECKING:
     from coordinator.settings import Settings
+    from coordinator.work_queue import WorkQueue
 
 DEFAULT_APP = "tasks"
 
@@ -81,6 +82,24 @@ class Installation:
                     f"the Celery app {name!r} cannot be loaded: {type(error).__name__}: {error}"
                 ) from error
         return self._app
+
+    @property
+    def work_queue(self) -> WorkQueue:
+        """The work queue of the app, its ledger open.
+
+        Raises:
+            CoordinatorError: the app cannot be loaded, is not coordinated, or Redis or the database is away.
+        """
+        coordination = getattr(self.app, "coordination", None)
+        if coordination is None:
+            raise CoordinatorError(
+                f"the Celery app {self.name!r} is not coordinated: call coordinate(app) where it is made"
+            )
+        # Its configuration is read and checked before anything else is tried.
+        self.app.conf.get("broker_url")
+        work_queue: WorkQueue = coordination.work_queue
+        work_queue.wait_until_open()
+        return work_queue
 
     @property
     def settings(self) -> Settings:

@@ -13,9 +13,9 @@ from typing import Any, TextIO, TypeVar
 
 import click
 
-from coordinator.errors import CoordinatorError
+from coordinator.errors import CoordinatorError, InvalidSetting, InvalidValue, LedgerUnavailable
 
-REFUSED = 1
+REFUSED, WRONG_CALL = 1, 2
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -29,14 +29,25 @@ class Failure(click.ClickException):
         click.echo(f"coordinator: {self.format_message()}", file=file or sys.stderr)
 
 
+class WrongCall(Failure):
+    """A value that cannot be accepted."""
+
+    exit_code = WRONG_CALL
+
+
 class ErrorsShown(click.Group):
     """A group whose commands may raise ``CoordinatorError``."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except LedgerUnavailable as error:
+            raise Failure(
+                f"{error}; start it (coordinator up), or see: coordinator check"
+            ) from error
         except CoordinatorError as error:
-            raise Failure(str(error)) from error
+            wrong = isinstance(error, InvalidValue) and not isinstance(error, InvalidSetting)
+            raise (WrongCall if wrong else Failure)(str(error)) from error
 
 
 def json_option(command: Decorated) -> Decorated:

@@ -68,7 +68,7 @@ def command(
     """Run everything here: Redis, workers, beat and Flower. Ctrl-C stops it."""
     from coordinator.supervisor import Supervisor
 
-    summary = _summary(installation.app)
+    summary = summary_of(installation.app)
     if until_generation is not None and summary is None:
         raise click.UsageError("--until-generation: the app names no coordinator_summary")
     requests = StopRequests()
@@ -85,7 +85,9 @@ def command(
             if not as_json:
                 _say_all(supervisor.addresses())
             source = _source(installation.app, supervisor, summary)
-            last = _watch(source, _display(plain, as_json), supervisor, requests, until_generation)
+            last = _watch(
+                source, display_of(plain, as_json), supervisor, requests, until_generation
+            )
         _say("stopping (Ctrl-C again: at once, running jobs go back to waiting)")
         supervisor.stop(hurry=requests.urgent)
     if last is not None:
@@ -117,7 +119,7 @@ def _watch(
             requests.wait(SNAPSHOT_SECONDS)
 
 
-def _summary(app: Any) -> Any:
+def summary_of(app: Any) -> Any:
     """Return the callable that ``coordinator_summary`` names, or None."""
     named = app.conf.get("coordinator_summary")
     if not named:
@@ -142,7 +144,7 @@ def _source(app: Any, supervisor: Supervisor, summary: Any) -> Source:
     )
 
 
-def _display(plain: bool, as_json: bool) -> Display:
+def display_of(plain: bool, as_json: bool) -> Display:
     from coordinator.display import JsonLines, Lines, Screen
 
     if as_json:

@@ -126,3 +126,13 @@ class Locks(Scripts):
         """Return who holds a singleton's term, or None."""
         found: str | None = self.redis.get(f"{self.prefix}leader:{name}")
         return found
+
+    def next_due(self, queue: str) -> int | None:
+        """Return when the next delayed job of a queue is due (Unix milliseconds); looks at the next 1,000."""
+        ids = self.redis.zrange(f"{self.prefix}delayed", 0, 999)
+        standing = self.standing(ids)
+        for job_id in ids:
+            job = standing.get(job_id, {})
+            if job.get("queue") == queue and "due" in job:
+                return int(job["due"])
+        return None

@@ -1,0 +1,78 @@
+"""``coordinator audit``: who did what, and what happened."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from coordinator.cli.db import Moment
+from coordinator.cli.installation import Installation
+from coordinator.cli.options import limit_option, moment, short, worker_name
+from coordinator.cli.output import answer, console, json_option, rows
+
+if TYPE_CHECKING:
+    from coordinator.listings import AuditEntry
+
+
+@click.command("audit")
+@click.option(
+    "--event", metavar="VERB", help="paused, failed, ... or WORK_QUEUED, WORK_CLAIMED ..."
+)
+@click.option("--job", "job_id", metavar="JOB", help="Only of this job.")
+@click.option("--resource", metavar="NAME", help="Only of this, such as queue:training.")
+@click.option("--who", metavar="NAME", help="Only what this author did.")
+@click.option("--since", type=Moment(), default=0, help="A time (2026-01-31T12:00, UTC) or an age.")
+@click.option("--until", type=Moment(), default=0, help="The same; from then on is left out.")
+@limit_option(50)
+@click.option("--cursor", metavar="CURSOR", help="Go on after this entry, as the last page says.")
+@json_option
+@click.pass_obj
+def command(
+    installation: Installation,
+    event: str | None,
+    job_id: str | None,
+    resource: str | None,
+    who: str | None,
+    since: int,
+    until: int,
+    limit: int,
+    cursor: str | None,
+    as_json: bool,
+) -> None:
+    """Show the log, the newest first: every move of a job, every act of an operator."""
+    found = installation.work_queue.get_audit(
+        event=event,
+        job_id=job_id,
+        resource=resource,
+        who=who,
+        since_ms=since,
+        until_ms=until,
+        limit=limit,
+        cursor=cursor,
+    )
+    next_page = found[-1].cursor if len(found) == limit else None
+    answer({"entries": found, "cursor": next_page}, as_json, lambda: _table(found))
+    if next_page and not as_json:
+        console(sys.stderr).print(f"more: --cursor {next_page}", markup=False)
+
+
+def _table(found: list[AuditEntry]) -> Any:
+    if not found:
+        return "no such entry"
+    return rows(
+        ("when", "event", "job or resource", "who", "why", "before", "after"),
+        [
+            (
+                moment(entry.at),
+                entry.event,
+                entry.job_id or entry.resource or "-",
+                worker_name(entry.who),
+                short(entry.why or str(entry.data.get("error") or ""), 70),
+                short(entry.before, 30),
+                short(entry.after, 30),
+            )
+            for entry in found
+        ],
+    )

@@ -1,0 +1,203 @@
+"""What the operators' commands have in common: options, durations, confirmation, progress."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from coordinator.cli.output import answer, console, rows
+from coordinator.durations import parse_duration, shown_duration
+from coordinator.errors import InvalidValue
+
+if TYPE_CHECKING:
+    from coordinator.bulk import Bulk
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+class Duration(click.ParamType[float]):
+    """A span of time as ``90s``, ``10m``, ``2h``, ``24h`` or ``7d``; seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        if isinstance(value, (int, float)):
+            return float(value)
+        try:
+            return parse_duration(getattr(param, "name", None) or "duration", value)
+        except InvalidValue as error:
+            self.fail(f"{value!r} is not {error.allowed}", param, ctx)
+
+
+DURATION = Duration()
+
+
+def options(*decorators: Callable[[Decorated], Decorated]) -> Callable[[Decorated], Decorated]:
+    """Return several options as one decorator, in the order of the help text."""
+
+    def decorate(command: Decorated) -> Decorated:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+queue_option = click.option("-Q", "--queue", metavar="QUEUE", help="Only of this queue.")
+reason_option = click.option("--reason", default="", metavar="TEXT", help="Kept in the log.")
+by_option = click.option("--by", metavar="NAME", help="Who does it; by default user@host.")
+audited = options(reason_option, by_option)
+bulk_options = options(
+    audited,
+    click.option("--dry-run", is_flag=True, help="Show what it would be done to, and stop."),
+    click.option("--yes", is_flag=True, help="Do not ask."),
+)
+
+
+def limit_option(default: int) -> Callable[[Decorated], Decorated]:
+    """Return ``-n``."""
+    return click.option(
+        "-n",
+        "--limit",
+        type=click.IntRange(1, 10_000),
+        default=default,
+        show_default=True,
+        help="Lines at most.",
+    )
+
+
+def bulk(
+    act: Callable[..., Bulk],
+    ask: Callable[[Bulk], str],
+    *,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+    typed: str | None = None,
+) -> None:
+    """Preview a bulk verb, ask, do it with progress, and tell what was done.
+
+    Args:
+        act: the verb; it takes ``dry_run`` and ``progress``.
+        ask: makes the question from the preview.
+        dry_run, yes, as_json: the options.
+        typed: what has to be typed instead of a yes.
+    """
+    preview = act(dry_run=True)
+    if dry_run or not preview.matched:
+        answer(preview, as_json, lambda: preview_table(preview))
+        return
+    if not yes:
+        if preview.sample:
+            console(sys.stderr).print(preview_table(preview))
+        confirm(ask(preview), typed)
+    with progress_bar(preview.verb, preview.matched) as progress:
+        told = act(dry_run=False, progress=progress)
+    answer(told, as_json, lambda: bulk_text(told))
+
+
+def confirm(question: str, typed: str | None = None) -> None:
+    """Ask; ends the command with exit code 1 when the answer is no, or there is nobody to ask."""
+    if typed is None:
+        click.confirm(question, abort=True, err=True)
+        return
+    given = click.prompt(f"{question} Type {typed!r}", err=True, default="", show_default=False)
+    if given != typed:
+        click.echo("nothing was done", err=True)
+        raise click.Abort
+
+
+def preview_table(preview: Bulk) -> Any:
+    """Return the jobs a bulk verb would be done to."""
+    from rich.console import Group
+    from rich.text import Text
+
+    number = f"{preview.matched} job{'s' if preview.matched != 1 else ''}"
+    title = Text(f"{number} would be {preview.verb} ({preview.selection})")
+    if not preview.sample:
+        return title
+    table = rows(
+        ("job", "task", "queue", "models", "status", "age"),
+        [
+            (
+                job.job_id,
+                job.task,
+                job.queue,
+                ", ".join(job.models) or "-",
+                job.status + (f" {job.detail}" if job.detail else ""),
+                age(job.queued_at),
+            )
+            for job in preview.sample
+        ],
+    )
+    more = preview.matched - len(preview.sample)
+    return Group(title, table, *([Text(f"and {more} more")] if more > 0 else []))
+
+
+def bulk_text(told: Bulk) -> str:
+    """Return in a line what a bulk verb did."""
+    text = f"{told.done} of {told.matched} jobs {told.verb} ({told.selection})"
+    if told.skipped:
+        parts = ", ".join(f"{number} {state}" for state, number in sorted(told.skipped.items()))
+        text += f"; left alone: {parts}"
+    return text
+
+
+@contextmanager
+def progress_bar(verb: str, total: int) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on the terminal, nothing in a pipe; yields what is told (done, total)."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    from rich.progress import Progress
+
+    with Progress(console=console(sys.stderr), transient=True) as progress:
+        task = progress.add_task(verb, total=total)
+        yield lambda done, of: progress.update(task, completed=done, total=of)
+
+
+def age(at: float | None) -> str:
+    """Return how long ago a moment (Unix seconds) was."""
+    return "-" if at is None else shown_duration(time.time() - at)
+
+
+def moment(at: float | None) -> str:
+    """Return a moment (Unix seconds) as local time, for people."""
+    if at is None:
+        return "-"
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+
+
+def worker_name(worker: str | None) -> str:
+    """Return Celery's name of a worker, without what tells its process from others."""
+    return (worker or "-").partition("/")[0]
+
+
+def progress_text(progress: Mapping[str, Any]) -> str:
+    """Return what a job tells of its progress: ``500/800 games, epoch 3``."""
+    left = dict(progress)
+    parts = []
+    if "done" in left:
+        done, total, unit = left.pop("done"), left.pop("total", None), left.pop("unit", "")
+        text = f"{_number(done)}" if total is None else f"{_number(done)}/{_number(total)}"
+        parts.append(f"{text} {unit}".rstrip())
+    return ", ".join([*parts, *(f"{name} {value}" for name, value in left.items())])
+
+
+def _number(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def listed(names: Sequence[str]) -> str:
+    return ", ".join(names) or "-"
+
+
+def short(text: str | None, width: int = 100) -> str:
+    """Return the first line of a text, cut to a width."""
+    line = (text or "").strip().partition("\n")[0]
+    return line if len(line) <= width else f"{line[: width - 1]}…"

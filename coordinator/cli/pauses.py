@@ -1,0 +1,107 @@
+"""``coordinator pause`` and ``resume``."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from coordinator.cli.installation import Installation
+from coordinator.cli.options import DURATION, audited, moment, options
+from coordinator.cli.output import REFUSED, answer, json_option
+
+what = options(
+    click.argument("queue", metavar="[QUEUE]", required=False),
+    click.option("--model", metavar="MODEL", help="This model."),
+    click.option("--org", metavar="ORG", help="This org, on all queues or on QUEUE."),
+    click.option("--integration", metavar="NAME", help="What depends on this outside system."),
+    click.option("--all", "everything", is_flag=True, help="Everything."),
+)
+
+
+def _checked(*given: str | None, everything: bool) -> None:
+    named = any(value is not None for value in given)
+    if named == everything:
+        raise click.UsageError("name a queue, or give --model, --org, --integration or --all")
+
+
+@click.command("pause")
+@what
+@click.option(
+    "--for", "seconds", type=DURATION, metavar="DURATION", help="Ends by itself after 2h."
+)
+@audited
+@json_option
+@click.pass_obj
+def pause(
+    installation: Installation,
+    queue: str | None,
+    model: str | None,
+    org: str | None,
+    integration: str | None,
+    everything: bool,
+    seconds: float | None,
+    reason: str,
+    by: str | None,
+    as_json: bool,
+) -> None:
+    """Pause a queue, a model, an org, an integration or everything.
+
+    Nothing of it starts after this has returned; what runs goes on. It outlives restarts.
+    """
+    from coordinator.holds import way_out
+
+    _checked(queue, model, org, integration, everything=everything)
+    work_queue = installation.work_queue
+    until = None if seconds is None else work_queue.ledger.clock() + int(seconds * 1000)
+    resources = work_queue.pause(
+        queue,
+        model=model,
+        org=org,
+        integration=integration,
+        reason=reason,
+        by=by,
+        until_ms=until,
+    )
+    told = {"paused": resources, "until": None if until is None else until / 1000}
+    ends = "" if until is None else f" until {moment(until / 1000)}"
+    text = "\n".join(f"{_shown(name)} is paused{ends}; {way_out(name)}" for name in resources)
+    answer(told, as_json, lambda: text)
+
+
+@click.command("resume")
+@what
+@audited
+@json_option
+@click.pass_obj
+def resume(
+    installation: Installation,
+    queue: str | None,
+    model: str | None,
+    org: str | None,
+    integration: str | None,
+    everything: bool,
+    reason: str,
+    by: str | None,
+    as_json: bool,
+) -> None:
+    """End a pause; what waits starts in its turn. Exit code 1 when nothing was paused."""
+    _checked(queue, model, org, integration, everything=everything)
+    work_queue = installation.work_queue
+    done = work_queue.resume(
+        queue, model=model, org=org, integration=integration, reason=reason, by=by
+    )
+    others = [hold for hold in work_queue.get_holds() if hold.resource == "serial"]
+    text = "resumed" if done else "it was not paused"
+    if others and not everything:
+        text += "; everything is paused still: coordinator resume --all"
+    answer({"resumed": done, "at": time.time()}, as_json, lambda: text)
+    if not done:
+        raise click.exceptions.Exit(REFUSED)
+
+
+def _shown(resource: str) -> str:
+    return "everything" if resource == "serial" else resource.replace(":", " ", 1)
+
+
+commands = (pause, resume)
