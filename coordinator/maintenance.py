@@ -88,6 +88,22 @@ def install(app: Celery) -> None:
             logger.warning("[COORDINATOR] populator: %s; the next round tries again", error)
             return 0
 
+    @task(name="coordinator.verify")
+    def verify() -> int:
+        try:
+            left = app.coordination.work_queue.verify_locks().left
+        except CoordinatorError as error:
+            logger.warning("[COORDINATOR] verification: %s; the next round tries again", error)
+            return 0
+        for drift in left[:10]:
+            logger.error("[COORDINATOR] drift: %s", drift)
+        if left:
+            logger.error(
+                "[COORDINATOR] %d differences between the records; coordinator locks verify --repair",
+                len(left),
+            )
+        return len(left)
+
     @task(name="coordinator.prune")
     def prune() -> dict[str, int]:
         try:
@@ -100,6 +116,8 @@ def install(app: Celery) -> None:
 def schedule(app: Celery) -> dict[str, Any]:
     """Return the beat entries of the maintenance tasks; what the app's own schedule says counts more."""
     every = {"coordinator.reap": 10.0, "coordinator.prune": 3600.0}
+    if app.coordination.settings.verify_every:
+        every["coordinator.verify"] = app.coordination.settings.verify_every
     if app.coordination.settings.populator:
         every["coordinator.populate"] = 2.0
     # In an app that has a maintenance queue, long jobs must not keep these waiting.

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING
 from coordinator.errors import LedgerFull
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from coordinator.jobs import Job
+    from coordinator.ledger import Ledger
     from coordinator.store import Store, StoredJob
     from coordinator.work_queue import WorkQueue
 
@@ -37,6 +40,33 @@ SLACK_MS = 1000
 
 #: Ids that a note names; there may be thousands.
 NAMED = 20
+
+
+def unknown_jobs(ledger: Ledger, store: Store, page: Sequence[StoredJob]) -> list[Job]:
+    """Return those of some unfinished rows that the ledger does not know."""
+    unknown = ledger.unknown([item.job.job_id for item in page])
+    missing = [item.job.job_id for item in page if item.job.job_id in unknown]
+    # A row read before its end was recorded looks like one the ledger forgot: look again.
+    current = store.stored(missing) if missing else {}
+    return [
+        current[job_id].job
+        for job_id in missing
+        if job_id in current and not current[job_id].finished_ms
+    ]
+
+
+def unwritten_jobs(ledger: Ledger, store: Store, cursor: int) -> tuple[int, list[Job]]:
+    """Return where to go on (0 is the beginning) and those of the ledger's next jobs that have no row."""
+    cursor, ids = ledger.some_jobs(cursor, BATCH)
+    known = store.known(ids)
+    oldest = ledger.oldest_event_ms()
+    found = []
+    for job_id in ids:
+        defined = None if job_id in known else ledger.defined(job_id)
+        # Whose submission is not recorded yet gets its row from that.
+        if defined and (oldest is None or oldest > defined[1] // 1000 + SLACK_MS):
+            found.append(defined[0])
+    return cursor, found
 
 
 class Reconciler:
@@ -95,17 +125,7 @@ class Reconciler:
         return entered, after
 
     def _enter(self, page: list[StoredJob]) -> int:
-        unknown = self.ledger.unknown([item.job.job_id for item in page])
-        missing = [item.job.job_id for item in page if item.job.job_id in unknown]
-        if not missing:
-            return 0
-        # A row read before its end was recorded looks like one the ledger forgot: look again.
-        current = self.store.stored(missing)
-        jobs = [
-            current[job_id].job
-            for job_id in missing
-            if job_id in current and not current[job_id].finished_ms
-        ]
+        jobs = unknown_jobs(self.ledger, self.store, page)
         if not jobs:
             return 0
         try:
@@ -121,15 +141,7 @@ class Reconciler:
 
         Without its row a job would be gone with the next wipe of Redis, and nobody could list it.
         """
-        self._job, ids = self.ledger.some_jobs(self._job, BATCH)
-        known = self.store.known(ids)
-        oldest = self.ledger.oldest_event_ms()
-        found = []
-        for job_id in ids:
-            defined = None if job_id in known else self.ledger.defined(job_id)
-            # Whose submission is not recorded yet gets its row from that.
-            if defined and (oldest is None or oldest > defined[1] // 1000 + SLACK_MS):
-                found.append(defined[0])
+        self._job, found = unwritten_jobs(self.ledger, self.store, self._job)
         if not found:
             return 0
         new = self.store.insert(found)

@@ -15,6 +15,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -30,7 +31,7 @@ from coordinator.settings import Settings
 from coordinator.states import State
 
 if TYPE_CHECKING:
-    from coordinator.store import Store
+    from coordinator.store import Store, StoredJob
 
 logger = logging.getLogger("coordinator")
 
@@ -97,6 +98,23 @@ class Restorer:
             self._resign()
         return True
 
+    def rebuild(self) -> int:
+        """Build an open ledger again, as after a loss of Redis; returns the number of jobs entered.
+
+        Raises:
+            LedgerClosed: somebody else restores it.
+            LedgerUnavailable, StoreUnavailable: what was begun is ended by whoever comes next.
+        """
+        if not self._extend():
+            raise LedgerClosed("somebody else restores the ledger")
+        try:
+            with self._holding_the_term():
+                # Closed first: of what happens from now on nothing may be missing in what is recorded.
+                self.ledger.open(self.ledger.epoch() or 0, "building", [self.holder])
+                return self.restore()
+        finally:
+            self._resign()
+
     @contextmanager
     def _holding_the_term(self) -> Iterator[None]:
         # A thread: a page that takes long must not look like death, and a frozen process stops it as well.
@@ -142,24 +160,34 @@ class Restorer:
         self._build(epoch, "configure", *_pairs(configured(self.settings)))
         self._operator_settings(epoch)
         entered, of = 0, self.store.count_unfinished()
-        page = self.store.unfinished(limit=BATCH)
-        while page:
+        for page in self._pages():
             entered += len(page)
             self.ledger.restore(epoch, page, entered, of)
             workers.update(item.worker for item in page if item.worker and item.state in _RUNNING)
             self._tell(entered, of)
-            page = self.store.unfinished(page[-1].cursor, BATCH)
         # Those whose process on this machine is gone will not report: nobody needs to wait for them.
         gone = {worker for worker in workers if is_gone(worker)}
         awaited = sorted(workers - gone)
         self.ledger.open_for_workers(epoch, awaited)
         for worker in gone:
             self.ledger.leave(worker, "its process is gone")
+        self.store.note(
+            "restored", self.holder, "Redis had forgotten", data={"jobs": entered, "epoch": epoch}
+        )
         logger.info(
             "[COORDINATOR] epoch %d is open with %d jobs after %.1f s; %d workers are awaited",
             *(epoch, entered, time.monotonic() - began, len(awaited)),
         )
         return entered
+
+    def _pages(self) -> Iterator[list[StoredJob]]:
+        """Yield what is unfinished, in its order; the next page is read while Redis works on this one."""
+        with ThreadPoolExecutor(1, "coordinator-restore-read") as reader:
+            page = self.store.unfinished(limit=BATCH)
+            while page:
+                following = reader.submit(self.store.unfinished, page[-1].cursor, BATCH)
+                yield page
+                page = following.result()
 
     def _tell(self, entered: int, of: int) -> None:
         now = time.monotonic()

@@ -79,6 +79,7 @@ class Settings:
         weights: turns of single orgs, such as ``{"acme": 3}``; 1 by default.
         serialized: one job at a time over everything.
         reservation_after: seconds a job of several models waits before later ones may no longer delay it.
+        verify_every: seconds between two verifications of the locks by beat; 0 is never.
         max_retries: retries after a failure; ``retry_delays`` gives their delays in seconds.
         task_rules: options by task name for producers that do not have the task's code.
         job_types: ``job_type`` to task name, for scripts over HTTP and batch files.
@@ -110,6 +111,7 @@ class Settings:
     weights: Mapping[str, int] = field(default_factory=dict)
     serialized: bool = False
     reservation_after: float = 30.0
+    verify_every: float = 3600.0
     max_retries: int = 3
     retry_delays: tuple[float, ...] = (1.0, 2.0, 4.0)
     task_rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -277,6 +279,7 @@ _PARSERS: dict[str, Callable[[object], Any]] = {
     "weights": _numbers(1),
     "serialized": _flag,
     "reservation_after": _number(0),
+    "verify_every": _number(0),
     "max_retries": _whole(0),
     "retry_delays": _delays,
     "task_rules": _mapping,

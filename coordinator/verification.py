@@ -151,9 +151,11 @@ class _Verification:
 
     def _same(self, subject: str, found: Iterable[object], expected: Iterable[object]) -> None:
         have, want = set(found), set(expected)
-        if have != want:
-            missing, extra = sorted(map(str, want - have)), sorted(map(str, have - want))
-            self._note(subject, f"misses {missing}, has {extra} too many")
+        # One by one, so that two readings of a ledger in use can be compared.
+        for item in sorted(map(str, want - have)):
+            self._note(subject, f"misses {item}")
+        for item in sorted(map(str, have - want)):
+            self._note(subject, f"has {item}, which does not belong there")
 
     def _in(self, *states: State) -> dict[str, dict[str, str]]:
         return {job_id: job for job_id, job in self.jobs.items() if job["state"] in states}

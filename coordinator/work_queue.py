@@ -26,6 +26,7 @@ from coordinator.jobs import Job
 from coordinator.ledger import Admission, Finish
 from coordinator.operators import Operators
 from coordinator.overview import Overview
+from coordinator.repairs import Repairs
 from coordinator.resources import (
     kind_of,
     models_of,
@@ -51,7 +52,7 @@ def row_of(job: Job) -> str:
     return json.dumps(dataclasses.asdict(job))
 
 
-class WorkQueue(Operators, Overview):
+class WorkQueue(Operators, Overview, Repairs):
     """Jobs and queues of one installation: every verb once.
 
     Args:

@@ -131,6 +131,15 @@ class Epochs(Scripts):
         answer = self.run("watermark", used, allowed, percent, percent - 5)
         return bool(answer["full"]), bool(answer["changed"])
 
+    def note_drift(self, number: int) -> None:
+        """Keep how many differences a verification has found."""
+        self.run("verified", number)
+
+    def drift(self) -> tuple[int, int] | None:
+        """Return what the last verification found and when (Unix milliseconds); None before the first."""
+        number, at = self.redis.hmget(f"{self.prefix}meta", "drift", "verified")
+        return None if at is None else (int(number), int(at))
+
     def elect(self, name: str, holder: str, ttl_ms: int) -> bool:
         """Take or extend a singleton's term; False when somebody else holds it."""
         return bool(self.run("elect", name, holder, ttl_ms)["answer"] == "yes")

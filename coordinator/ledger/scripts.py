@@ -26,6 +26,7 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "wipe": ("keys",),
     "progress": ("keys", "epoch"),
     "watermark": ("keys", "epoch"),
+    "verified": ("keys", "epoch"),
     "settle": ("keys", "epoch", "jobs"),
     "build": ("keys", "building"),
     "restore": ("keys", "building", *_ADMITTING),
