@@ -75,7 +75,7 @@ class JobReaper:
         self.is_running = True
         try:
             work_queue.ensure_open()
-            if self._reconciler is None or self._reconciler.work_queue is not work_queue:
+            if self._reconciler is None or self._reconciler.records is not work_queue:
                 self._reconciler = Reconciler(work_queue)
             found = {
                 "workers_buried": bury_workers(work_queue.ledger),

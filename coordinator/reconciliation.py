@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from coordinator.jobs import Job
     from coordinator.ledger import Ledger
+    from coordinator.records import Records
     from coordinator.store import Store, StoredJob
-    from coordinator.work_queue import WorkQueue
 
 logger = logging.getLogger("coordinator")
 
@@ -73,11 +73,11 @@ class Reconciler:
     """Compares piece by piece; one round takes the next piece of what is large.
 
     Args:
-        work_queue: of this installation; its ledger is open.
+        records: of this installation; its ledger is open.
     """
 
-    def __init__(self, work_queue: WorkQueue) -> None:
-        self.work_queue, self.ledger, self.store = work_queue, work_queue.ledger, work_queue.store
+    def __init__(self, records: Records) -> None:
+        self.records, self.ledger, self.store = records, records.ledger, records.store
         self._row: tuple[int, str] | None = None
         self._job = 0
 

@@ -6,7 +6,6 @@ import os
 import socket
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
 
 from coordinator.author import default_author
 from coordinator.errors import Refused
@@ -14,9 +13,6 @@ from coordinator.reconciliation import BATCH, Reconciler, unknown_jobs, unwritte
 from coordinator.records import Records
 from coordinator.restorer import Restorer
 from coordinator.verification import Drift, verify
-
-if TYPE_CHECKING:
-    from coordinator.work_queue import WorkQueue
 
 #: Readings of a ledger in use: what is merely under way differs from one to the next.
 READINGS = 3
@@ -70,7 +66,7 @@ class Repairs(Records):
         if not drift or not repair:
             return Verification(drift, left=drift)
         mended: dict[str, int] = {}
-        reconciler = Reconciler(cast("WorkQueue", self))
+        reconciler = Reconciler(self)
         left = drift
         for _ in range(ROUNDS):
             for kind, number in reconciler.run().items():
