@@ -12,6 +12,7 @@ from benchmarks.workloads import (
     ledger,
     producer,
     recovery,
+    restore,
     throughput,
 )
 
@@ -25,6 +26,7 @@ WORKLOADS: dict[str, Workload] = {
         backlog,
         fairness,
         recovery,
+        restore,
         ledger,
         footprint,
     )

@@ -47,6 +47,7 @@ def measure(context: Context) -> list[Row]:
         runs = [run for run in site.trace.read() if run.number >= jobs]
         ended = recorded if site.system.recorded else max(run.ended for run in runs)
         row.figures["through"] = jobs / (ended - submitted.began) * 1e9
+        row.figures["lag"] = site.lag if site.system.recorded else None
         context.verify(row, runs, flow.numbers)
         if site.system.recorded and site.recorded_since_warm_up() != 2 * jobs:
             row.violations.append(f"the store has {site.recorded_since_warm_up()} of {2 * jobs}")
@@ -59,7 +60,8 @@ WORKLOAD = Workload(
     "No-op jobs, each with a model of its own, 2 worker processes; the same result backend and prefetch "
     "everywhere. *Drain*: the queue was filled while the workers were frozen; time from their thawing to "
     "the last job's end and, with a store, to the commit of the last audit row. *Through*: from the first "
-    "submit to the same end, workers running meanwhile. *Ran* is drain without waiting for the store.",
+    "submit to the same end, workers running meanwhile. *Ran* is drain without waiting for the store. "
+    "*Recorder lag* is the greatest age of an event that the store did not have yet, while jobs ran.",
     cases,
     (
         Metric("drain", "drain jobs/s", ratio=True),
@@ -68,15 +70,19 @@ WORKLOAD = Workload(
         Metric("enqueue", "enqueue/s", ratio=True),
         Metric("worker_cpu", "worker CPU ms/job", 2, ratio=True),
         Metric("recorder_cpu", "recorder CPU ms/job", 2),
+        Metric("lag", "recorder lag s", 2),
         Metric("server_cpu", "Redis CPU ms/job", 2),
         Metric("rss", "worker RSS MiB"),
     ),
     measure,
     {"jobs": 10_000, "slots": 2, "limit": 300},
     {"jobs": 300, "slots": 2, "limit": 60},
-    bars=lambda _: [
-        Bar(row, metric, ratio=True, least=least)
-        for row, least in (("coordinated", 1.2), ("coordinated-redis", 1.5))
-        for metric in ("drain", "through")
-    ],
+    bars=lambda _: (
+        [
+            Bar(row, metric, ratio=True, least=least)
+            for row, least in (("coordinated", 1.2), ("coordinated-redis", 1.5))
+            for metric in ("drain", "through")
+        ]
+        + [Bar(row, "lag", most=1.0) for row in ("coordinated", "coordinated-redis")]
+    ),
 )

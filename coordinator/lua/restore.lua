@@ -4,6 +4,17 @@
 -- ARGV[2..] epoch, jobs entered with these, jobs there are to enter (both for people), then per job: id, class,
 --           needs, priority, org, owner, task, due ms, expires ms, max_retries, retries, message, sequence,
 --           attempts, losses, state, worker, token
+-- A job that is where the store has it already needs no event: a hundred thousand of them would keep the recorder
+-- busy for seconds. The first that something happens to has the version after this one.
+local function place(job, state, fields, data, before)
+  if state ~= before then
+    return move(job, 'restored', state, fields, data)
+  end
+  count(job.queue, state, 1)
+  fields.state, fields.version = state, '1'
+  set(job, fields)
+end
+
 call('HSET', P .. 'meta', 'restored', ARGV[3], 'restorable', ARGV[4])
 for i = 5, #ARGV, 18 do
   local id = ARGV[i]
@@ -50,10 +61,10 @@ for i = 5, #ARGV, 18 do
       move(job, 'restored', state, fields, data)
     elseif due > now then
       fields.due, fields.needs, fields.priority, fields.org = text(due), needs, described.priority, described.org
-      move(job, 'restored', 'delayed', fields, data)
+      place(job, 'delayed', fields, data, state)
       call('ZADD', P .. 'delayed', due, id)
     else
-      move(job, 'restored', 'waiting', fields, data)
+      place(job, 'waiting', fields, data, state)
       enqueue(job, described)
     end
   end

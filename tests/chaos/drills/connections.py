@@ -71,10 +71,9 @@ def cut_off(cluster: Cluster, choice: random.Random) -> str:
     name = choice.choice(cluster.workers)
     long = ("--shortest", "4", "--longest", "6")
     with behind(cluster, name) as proxy:
-        cluster.produce(150, choice.randrange(1 << 30), "--children", "0.2")
         cuts = 0
         for seconds in (0.2 * cluster.lease, 2.0 * cluster.lease):
-            cluster.await_completed(cluster.completed() + 20)
+            cluster.produce(60, choice.randrange(1 << 30), "--children", "0.2")
             cluster.produce(10, choice.randrange(1 << 30), *long)
             hit(cluster, name, choice, 1.5 * cluster.lease)
             with cluster.blow("kill"):

@@ -41,11 +41,10 @@ def _strike(cluster: Cluster, choice: random.Random, pool: str) -> str:
     for name in NAMES:
         _start(cluster, name, pool)
     cluster.await_workers((*NAMES, "maintenance"))
-    cluster.produce(60 if pool == "solo" else 150, choice.randrange(1 << 30))
     blows = ["kill", "freeze", "freeze redis", "term"]
     choice.shuffle(blows)
     for blow in blows:
-        cluster.await_completed(cluster.completed() + 5)
+        cluster.produce(15 if pool == "solo" else 40, choice.randrange(1 << 30))
         name = choice.choice(NAMES)
         long = ("--shortest", "4", "--longest", "5")
         cluster.produce(2 if pool == "solo" else 6, choice.randrange(1 << 30), *long)

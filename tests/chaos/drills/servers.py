@@ -99,7 +99,7 @@ def lagging_replica(cluster: Cluster, choice: random.Random) -> None:
     """A failover to another server, whose replication stopped ten seconds ago."""
     cluster.produce(350, choice.randrange(1 << 30), "--pause", "0.03")
     port = free_port()
-    cluster.start_redis("replica", port, "--replicaof", f"127.0.0.1 {cluster.port}")
+    cluster.start_redis("replica", port, "--replicaof", "127.0.0.1", str(cluster.port))
     with redis.Redis(port=port) as replica:
         eventually(lambda: replica.info("replication")["master_link_status"] == "up", 20)
         cluster.await_completed(20)
