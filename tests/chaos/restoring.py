@@ -14,18 +14,18 @@ from tests.chaos.app import app
 
 
 def main() -> None:
-    """``kill`` or ``freeze`` at the first page of jobs; says on standard output whether it restored."""
+    """``kill`` or ``freeze`` before the first page of jobs; says on standard output whether it restored."""
     number = signal.SIGKILL if sys.argv[1] == "kill" else signal.SIGSTOP
     work_queue = app.coordination.work_queue
-    ledger = work_queue.ledger
+    ledger, store = work_queue.ledger, work_queue.store
     assert work_queue.ensure_open()
-    restore = ledger.restore
+    count = store.count_unfinished
 
-    def caught(*arguments: Any) -> Any:
+    def caught() -> Any:
         os.kill(os.getpid(), number)
-        return restore(*arguments)
+        return count()
 
-    ledger.restore = caught
+    store.count_unfinished = caught
     # In one step with the wipe, so that nobody else is quicker: this is the one that restores.
     holder = f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}"
     with ledger.redis.pipeline() as wipe:
