@@ -25,6 +25,7 @@ from coordinator.cli import (
     submit,
     trigger,
     up,
+    verify,
 )
 from coordinator.cli.installation import Installation
 from coordinator.cli.output import ErrorsShown
@@ -66,3 +67,4 @@ for command in (
     db.command,
 ):
     main.add_command(command)
+locks.command.add_command(verify.command)
