@@ -11,7 +11,7 @@ missing those of the last moment, and the children of the dead have other parent
 
 Started as ``python -m coordinator.guard <mode> <pid>``; mode ``children`` kills the job processes, mode
 ``worker`` (pools that cannot kill a job) the worker itself. One line of JSON per renewal on standard
-input: {"until": seconds on CLOCK_MONOTONIC}.
+input: {"until": seconds on CLOCK_MONOTONIC}, and a last one with {"over": true} when the worker ends in order.
 """
 
 from __future__ import annotations
@@ -96,7 +96,11 @@ class Guard:
                 buffer += chunk
                 *lines, buffer = buffer.split(b"\n")
                 if lines:
-                    until = json.loads(lines[-1])["until"]
+                    told = json.loads(lines[-1])
+                    until = told["until"]
+                    if told.get("over"):
+                        # The worker ends by itself; only what its jobs left behind is ended with it.
+                        self.mode = "children"
                     self.telling.clear()
             elif until is not None and time.monotonic() >= until:
                 _say(f"guard of worker {self.worker}: its lease is over, ending its jobs")

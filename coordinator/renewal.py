@@ -71,9 +71,9 @@ class Guard:
         )
         return cast("IO[bytes]", self.process.stdin)
 
-    def tell(self, until: float | None) -> None:
-        """Say until when the lease is good; None when no job can run."""
-        line = json.dumps({"until": until}).encode() + b"\n"
+    def tell(self, until: float | None, over: bool = False) -> None:
+        """Say until when the lease is good, None when no job can run, and whether the worker ends in order."""
+        line = json.dumps({"until": until, "over": over}).encode() + b"\n"
         try:
             process = self.process
             alive = process is not None and process.poll() is None
@@ -87,6 +87,8 @@ class Guard:
 
     def stop(self) -> None:
         """End the guard; the pool is stopped, so there is nothing left to guard."""
+        if self.process is not None and self.process.stdin is not None:
+            self.tell(None, over=True)
         if self.process is not None and self.process.stdin is not None:
             with contextlib.suppress(OSError):
                 self.process.stdin.close()
@@ -186,7 +188,10 @@ class Renewal(threading.Thread):
         begun = [item for item in self.worker.hand() if item.worker_pid is not None]
         if not self._gave_up:
             for item in begun:
-                self.ledger.release(item.id, "its worker was stopped", self.worker.id)
+                answer = self.ledger.release(item.id, "its worker was stopped", self.worker.id)
+                if answer["answer"] != "stopping":
+                    # It has ended, and the main process, which waits for its pool, has yet to hear of it.
+                    continue
                 self.stopping.at_once(item, "release")
                 logger.warning("[COORDINATOR] job %s goes back: its worker stops", item.id)
             self._gave_up = True
