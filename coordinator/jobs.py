@@ -62,7 +62,8 @@ class Job:
         return models_of(self.needs)
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen, which would triple the cost of making one; nobody changes it all the same.
+@dataclass(slots=True)
 class Event:
     """One transition, as the ledger wrote it to its stream in the same step.
 

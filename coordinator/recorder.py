@@ -34,8 +34,10 @@ BATCH = 500
 #: Batches between two elections; together far shorter than the term.
 BATCHES = 8
 
-#: Seconds between two looks at an empty stream (growing), for somebody else's term, and after an error.
-IDLE_LEAST, IDLE_MOST = 0.05, 0.5
+#: Seconds after the end of the stream was reached (growing while it stays empty), between two looks at
+#: somebody else's term, and after an error. One that looked again at once would find a few events each time
+#: and pay a transaction for them: several times the cost per job. Far below the second it may lag behind.
+IDLE_LEAST, IDLE_MOST = 0.2, 0.5
 WATCH = 1.0
 BACK_OFF_LEAST, BACK_OFF_MOST = 0.25, 2.0
 
@@ -135,6 +137,7 @@ class Recorder:
         """
         self.elected = self.ledger.elect(NAME, self.holder, TERM_MS)
         if not self.elected:
+            self._behind = 0
             return 0
         self._watch_memory()
         self.roster.tick()
@@ -151,12 +154,12 @@ class Recorder:
                     self._deliver(event)
             # Without its state, the end of a job that could not be recorded leaves its tombstone in
             # place: else the row, still unfinished, would be taken for a lost job and run again.
-            self.ledger.settle(
-                [
+            if unrecorded:
+                events = [
                     replace(event, data={}) if _key(event) in unrecorded else event
                     for event in events
                 ]
-            )
+            self.ledger.settle(events)
             total += len(events)
             if len(events) < size:
                 self._behind = 0
@@ -166,7 +169,7 @@ class Recorder:
         return total
 
     def run(self, stop: threading.Event) -> None:
-        """Record until ``stop`` is set: at once while there is something, else looking ever less often."""
+        """Record until ``stop`` is set: without a rest while it is behind, else looking ever less often."""
         pause, trouble = IDLE_LEAST, 0
         while not stop.is_set():
             try:
@@ -185,7 +188,7 @@ class Recorder:
                     logger.info("[COORDINATOR] recording goes on after %d attempts", trouble)
                 trouble = 0
                 pause = IDLE_LEAST if done else min(pause * 1.5, IDLE_MOST)
-                if not done:
+                if not self._behind:
                     stop.wait(pause if self.elected else WATCH)
                 continue
             stop.wait(min(BACK_OFF_LEAST * 2 ** min(trouble, 8), BACK_OFF_MOST))

@@ -133,6 +133,44 @@ def test_one_records_and_another_takes_over_when_its_term_ends(
     assert row(store, "b")["state"] == "waiting"
 
 
+class _Rest(threading.Event):
+    """Tells when it is waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = threading.Event()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.begun.set()
+        return super().wait(timeout)
+
+
+def test_it_gathers_what_comes_after_the_end_of_the_stream_but_never_rests_while_behind(
+    ledger: Ledger,
+    store: Store,
+    recorder: Recorder,
+    redis_client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recorder_module, "IDLE_LEAST", 60.0)
+    monkeypatch.setattr(recorder_module, "BATCH", 2)
+    monkeypatch.setattr(recorder_module, "BATCHES", 1)
+    submit(ledger, store, *(job(f"a{number}") for number in range(10)))
+    assert redis_client.xlen(EVENTS) > 20
+    rest = _Rest()
+    thread = threading.Thread(target=recorder.run, args=(rest,))
+    thread.start()
+    assert rest.begun.wait(30), "it came to the end without a rest of a minute on the way"
+    assert redis_client.xlen(EVENTS) == 0
+    submit(ledger, store, job("b"))
+    rest.set()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert redis_client.xlen(EVENTS) == 2, (
+        "a transaction for a single job costs as much as for fifty"
+    )
+
+
 def test_a_store_that_is_down_keeps_everything_in_the_stream(
     ledger: Ledger, store: Store, recorder: Recorder, tmp_path: Path, redis_client: redis.Redis
 ) -> None:

@@ -10,14 +10,33 @@ from coordinator.resources import QUEUE
 from coordinator.store.redaction import Redactor, unstorable
 from coordinator.store.transitions import Transition
 
+#: Columns of an entry, in the order of ``log_row``.
+LOGGED = (
+    "epoch",
+    "event_id",
+    "ordinal",
+    "version",
+    "job_id",
+    "task",
+    "queue",
+    "event_type",
+    "at",
+    "who",
+    "why",
+    "resource",
+    "before",
+    "after",
+    "data",
+)
+
 #: What is true after an operator's action whose event does not say so.
 _AFTER = {"paused": "held", "resumed": "free"}
 
 
 def log_row(
     step: Transition, before: str | None, row: Mapping[str, Any], redactor: Redactor
-) -> dict[str, Any]:
-    """Return the columns of an entry; ``data`` is a text.
+) -> tuple[Any, ...]:
+    """Return the columns of an entry as ``LOGGED`` has them; ``data`` is a text.
 
     Args:
         step: what happened.
@@ -34,24 +53,28 @@ def log_row(
     if redactor.rules or unstorable(text):
         data = redactor.value(data)
         text = json.dumps(data)
-    of_job = bool(event.job_id)
-    return {
-        "epoch": event.epoch,
-        "event_id": event.event_id,
-        "ordinal": step.ordinal,
-        "version": event.version,
-        "job_id": event.job_id,
-        "task": row.get("task"),
-        "queue": row.get("queue") or queue_of(data.get("resource")),
-        "event_type": event.verb,
-        "at": event.at_ms,
-        "who": _shown(data.get("by") or data.get("worker")),
-        "why": _shown(data.get("reason") or data.get("error")),
-        "resource": _shown(data.get("resource")),
-        "before": before if of_job else _shown(data.get("before")),
-        "after": step.state if of_job else _shown(data.get("after", _AFTER.get(event.verb))),
-        "data": text,
-    }
+    if event.job_id:
+        after = step.state
+    else:
+        before = _shown(data.get("before"))
+        after = _shown(data.get("after", _AFTER.get(event.verb)))
+    return (
+        event.epoch,
+        event.event_id,
+        step.ordinal,
+        event.version,
+        event.job_id,
+        row.get("task"),
+        row.get("queue") or queue_of(data.get("resource")),
+        event.verb,
+        event.at_ms,
+        _shown(data.get("by") or data.get("worker")),
+        _shown(data.get("reason") or data.get("error")),
+        _shown(data.get("resource")),
+        before,
+        after,
+        text,
+    )
 
 
 def queue_of(resource: Any) -> str | None:

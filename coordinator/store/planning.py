@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -22,6 +22,7 @@ from coordinator.store.transitions import (
     fold,
     is_late,
     moment_of,
+    order_of,
     transition,
 )
 
@@ -54,8 +55,14 @@ class Plan:
         self, statement: Statement, rows: Sequence[Mapping[str, Any]], expected: int | None = None
     ) -> None:
         """Add a statement, unless there is nothing to run it for."""
-        if rows:
-            self.steps.append((statement, [statement.bound(row) for row in rows], expected))
+        self.add_bound(statement, [statement.bound(row) for row in rows], expected)
+
+    def add_bound(
+        self, statement: Statement, bound: list[Any], expected: int | None = None
+    ) -> None:
+        """Add a statement with rows in the driver's form."""
+        if bound:
+            self.steps.append((statement, bound, expected))
 
 
 class Planning(Submission):
@@ -72,23 +79,27 @@ class Planning(Submission):
             replayed: whether some of them may be in the log already; else writing the plan finds out.
         """
         known = self._known_events(connection, batch) if replayed else set()
-        fresh = [item for key, item in batch.items() if key not in known]
+        fresh = (
+            [item for key, item in batch.items() if key not in known]
+            if known
+            else [*batch.values()]
+        )
         plan = Plan(fresh, len(batch) - len(fresh))
         if not fresh:
             return plan
-        fresh.sort(key=lambda item: item.order)
         inserted = self._missing(connection, fresh)
         rows = self._rows(connection, {item.event.job_id for item in fresh})
         new_rows = {job_id: self._new_row(job) for job_id, job in inserted.items()}
         rows.update(new_rows)
         logged, folds, amended = self._fold(connection, fresh, rows, inserted)
         statements = self.statements
+        row_of, redactor, ordered = rows.get, self.redactor, statements.log.ordered
         entries = [
-            log_row(step, before, rows.get(step.event.job_id, _NOBODY), self.redactor)
+            ordered(log_row(step, before, row_of(step.event.job_id, _NOBODY), redactor))
             for step, before in logged
         ]
         # First: another recorder that was faster is noticed before anything else is written.
-        plan.add(statements.log, entries, len(entries))
+        plan.add_bound(statements.log, entries, len(entries))
         plan.add(
             statements.job, [self.definition(job) for job in _ordered(inserted)], len(inserted)
         )
@@ -121,7 +132,7 @@ class Planning(Submission):
     def _missing(self, connection: sa.Connection, fresh: Sequence[Transition]) -> dict[str, Job]:
         """Return the jobs that only their events know."""
         jobs: dict[str, Job] = {}
-        for item in fresh:
+        for item in sorted((item for item in fresh if item.job is not None), key=order_of):
             if item.job is not None:
                 jobs.setdefault(item.job.job_id, item.job)
         for job_id in self.known_in(connection, list(jobs)):
@@ -152,8 +163,9 @@ class Planning(Submission):
         by_job: defaultdict[str, list[Transition]] = defaultdict(list)
         logged: list[_Step] = []
         for item in fresh:
-            if item.event.job_id in rows:
-                by_job[item.event.job_id].append(item)
+            job_id = item.event.job_id
+            if job_id in rows:
+                by_job[job_id].append(item)
             else:
                 logged.append((item, None))
         told = self._told(connection, inserted)
@@ -161,6 +173,7 @@ class Planning(Submission):
         amended: list[_Step] = []
         for job_id, items in by_job.items():
             past: list[Transition] = []
+            items.sort(key=order_of)
             late = job_id in told or is_late(rows[job_id], items)
             if late:
                 past = self._past(connection, job_id)
@@ -206,24 +219,23 @@ class Planning(Submission):
     ) -> None:
         groups: defaultdict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
         replaced: list[Job] = []
+        redact = self.redactor.text
         for job_id, done in folds.items():
             new, old = done.values, rows[job_id]
             for name in ("error", "result", "conflict_reason"):
                 if new.get(name) is not None:
-                    new[name] = self.redactor.text(new[name])
+                    new[name] = redact(new[name])
             changed = {name: value for name, value in new.items() if value != old[name]}
             if done.job is not None and done.job is not inserted.get(job_id):
                 changed.update(self.redefinition(done.job))
                 replaced.append(done.job)
             if changed:
-                row = {f"new_{name}": value for name, value in changed.items()}
-                row.update(
-                    this=job_id,
-                    old_epoch=old["epoch"],
-                    old_version=old["version"],
-                    old_beat=old["last_heartbeat"],
-                )
-                groups[tuple(sorted(changed))].append(row)
+                columns = tuple(sorted(changed))
+                changed["this"] = job_id
+                changed["old_epoch"] = old["epoch"]
+                changed["old_version"] = old["version"]
+                changed["old_beat"] = old["last_heartbeat"]
+                groups[columns].append(changed)
         plan.add(self.statements.forget_models, [{"this": job.job_id} for job in replaced])
         plan.add(self.statements.model, self.model_rows(replaced))
         for columns, changes in groups.items():
@@ -234,12 +246,15 @@ class Planning(Submission):
     def _totals(
         self, fresh: Sequence[Transition], rows: Mapping[str, Mapping[str, Any]]
     ) -> list[dict[str, Any]]:
-        totals: Counter[tuple[str, str, str]] = Counter()
+        totals: defaultdict[tuple[str, str, str], int] = defaultdict(int)
         for item in fresh:
-            data, row = item.event.data, rows.get(item.event.job_id, _NOBODY)
-            queue = row.get("queue") or queue_of(data.get("resource")) or ""
-            task = row.get("task") or ""
-            totals[item.event.verb, queue, task] += 1
+            event = item.event
+            data, row = event.data, rows.get(event.job_id)
+            if row is None:
+                queue, task = queue_of(data.get("resource")) or "", ""
+            else:
+                queue, task = row["queue"], row["task"]
+            totals[event.verb, queue, task] += 1
             if data.get("runtime_ms") is not None:
                 # Run time of all runs that ended, in ms: with their number it gives the average for ever.
                 totals["runtime_ms", queue, task] += max(0, int(data["runtime_ms"]))
@@ -252,10 +267,11 @@ class Planning(Submission):
     def _operators(self, plan: Plan, fresh: Sequence[Transition]) -> None:
         """Keep what operators have set, so that it is there again when Redis has forgotten it."""
         last: dict[tuple[str, str], Transition] = {}
-        for item in fresh:
-            kind = SETTING_VERBS.get(item.event.verb)
-            if kind is not None and item.event.data.get("resource") and _is_setting(item.event):
-                last[kind, str(item.event.data["resource"])] = item
+        said = [item for item in fresh if item.event.verb in SETTING_VERBS]
+        for item in sorted(said, key=order_of):
+            data = item.event.data
+            if data.get("resource") and _is_setting(item.event):
+                last[SETTING_VERBS[item.event.verb], str(data["resource"])] = item
         for (kind, resource), item in sorted(last.items(), key=lambda pair: pair[0]):
             data = item.event.data
             row = {"kind": kind, "resource": resource, "set_at": moment_of(item.ordinal)}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from coordinator.schema import Schema
+from coordinator.store.entry import LOGGED
 from coordinator.store.transitions import COLUMNS
 
 #: A job's row as the recorder reads it: the columns that events change, and those the log repeats.
@@ -58,11 +60,17 @@ class Statement:
         compiled = clause.compile(dialect=dialect)
         self.text = str(compiled)
         names = getattr(compiled, "positiontup", None)
-        self._names: tuple[str, ...] | None = tuple(names) if names else None
+        #: The parameters: where they have positions, in that order.
+        self.names: tuple[str, ...] = tuple(names or getattr(compiled, "binds", None) or ())
+        self._pick = _picker(self.names) if names else None
 
     def bound(self, row: Mapping[str, Any]) -> Any:
         """Return the parameters of one row in the driver's form."""
-        return row if self._names is None else tuple([row[name] for name in self._names])
+        return row if self._pick is None else self._pick(row)
+
+    def ordered(self, values: tuple[Any, ...]) -> Any:
+        """Return parameters that are given in their order in the statement in the driver's form."""
+        return values if self._pick else dict(zip(self.names, values, strict=True))
 
     def one(self, connection: sa.Connection, row: Mapping[str, Any]) -> sa.CursorResult[Any]:
         """Run it for one row."""
@@ -71,6 +79,12 @@ class Statement:
     def many(self, connection: sa.Connection, bound: list[Any]) -> int:
         """Run it for rows that are bound already; return how many rows of the table it touched."""
         return connection.exec_driver_sql(self.text, bound).rowcount
+
+
+def _picker(names: tuple[str, ...]) -> Callable[[Mapping[str, Any]], Any]:
+    pick = itemgetter(*names)
+    # Of a single name it would return the value itself.
+    return pick if len(names) > 1 else lambda row: (pick(row),)
 
 
 class Statements:
@@ -100,7 +114,7 @@ class Statements:
 
     @cached_property
     def log(self) -> Statement:
-        return self._insert(self.schema.events)
+        return self._insert(self.schema.events, LOGGED)
 
     @cached_property
     def amend(self) -> Statement:
@@ -184,9 +198,7 @@ class Statements:
             if "last_heartbeat" in columns or "progress" in columns:
                 beat = sa.bindparam("old_beat", type_=sa.BigInteger)
                 same.append(table.c.last_heartbeat.is_not_distinct_from(beat))
-            values = {
-                name: sa.bindparam(f"new_{name}", type_=table.c[name].type) for name in columns
-            }
+            values = {name: sa.bindparam(name, type_=table.c[name].type) for name in columns}
             self._moves[columns] = self._made(sa.update(table).where(*same).values(values))
         return self._moves[columns]
 

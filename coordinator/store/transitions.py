@@ -6,7 +6,7 @@ sets it, whatever the order in which the events arrive, and a replay changes not
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -47,8 +47,15 @@ _NUMBERS = {
     "due_ms": "due_at",
 }
 
-_ENDS_IN_ERROR = frozenset({State.FAILED, State.UNPROCESSABLE})
-_GOES_ON_AFTER_ERROR = frozenset({Verb.RETRIED, Verb.REPLACED, Verb.EXPIRED})
+# Looked up for every event: plain texts, since members of an enumeration are found several times slower.
+_STATES = frozenset(state.value for state in State)
+_FINAL = frozenset(state.value for state in FINAL)
+_DISPATCHED, _COMPLETED = State.DISPATCHED.value, State.COMPLETED.value
+_SUBMITTED, _BLOCKED, _STARTED, _RESUBMITTED = (
+    verb.value for verb in (Verb.SUBMITTED, Verb.BLOCKED, Verb.STARTED, Verb.RESUBMITTED)
+)
+_ENDS_IN_ERROR = frozenset(state.value for state in (State.FAILED, State.UNPROCESSABLE))
+_GOES_ON_AFTER_ERROR = frozenset(verb.value for verb in (Verb.RETRIED, Verb.REPLACED, Verb.EXPIRED))
 
 _JOB_FIELDS = frozenset(item.name for item in fields(Job))
 
@@ -83,13 +90,14 @@ class Transition:
     defines: bool
 
     @property
-    def order(self) -> tuple[int, int, int, str]:
-        event = self.event
-        return event.epoch, event.version, self.ordinal, event.event_id
-
-    @property
     def state(self) -> str | None:
         return self.changes.get("state")
+
+
+def order_of(item: Transition) -> tuple[int, int, int, str]:
+    """Return what sorts transitions as they happened."""
+    event = item.event
+    return event.epoch, event.version, item.ordinal, event.event_id
 
 
 def ordinal_of(event_id: str, at_ms: int) -> int:
@@ -131,44 +139,51 @@ def transition(event: Event) -> Transition:
         if job.job_id != event.job_id:
             raise ValueError(f"the row of job {job.job_id!r} in an event of job {event.job_id!r}")
     return Transition(
-        event=event,
-        ordinal=ordinal_of(event.event_id, event.at_ms),
-        changes=_changes(event, data) if event.job_id else {},
-        job=job,
-        defines=bool(row),
+        event,
+        ordinal_of(event.event_id, event.at_ms),
+        _changes(event, data) if event.job_id else {},
+        job,
+        bool(row),
     )
 
 
 def _changes(event: Event, data: Mapping[str, Any]) -> dict[str, Any]:
-    if event.verb == Verb.BLOCKED:
+    verb = event.verb
+    if verb == _BLOCKED:
         holders = data.get("holders")
         return {
             "blocked_by_job_id": str(holders[0]) if isinstance(holders, list) and holders else None,
             "conflict_reason": _text(data.get("reason")),
             "queue_position": _whole(data.get("position")),
         }
-    if data.get("state") is None:
+    state = data.get("state")
+    if state is None:
         return {}
-    state = State(data["state"])
+    if state not in _STATES:
+        raise ValueError(f"{state!r} is no state")
     changes: dict[str, Any] = {
-        "state": state.value,
-        "finished_at": event.at_ms if state in FINAL else None,
+        "state": state,
+        "finished_at": event.at_ms if state in _FINAL else None,
     }
-    for name, column in _NUMBERS.items():
-        if data.get(name) is not None:
-            changes[column] = _whole(data[name])
-    if data.get("worker") is not None:
-        changes["worker"] = str(data["worker"])
-    if state is State.DISPATCHED:
-        changes.update(dispatched_at=event.at_ms, queue_position=None)
-    elif event.verb == Verb.STARTED:
+    for name, value in data.items():
+        if name in _NUMBERS and value is not None:
+            changes[_NUMBERS[name]] = int(value)
+    worker = data.get("worker")
+    if worker is not None:
+        changes["worker"] = str(worker)
+    if state == _DISPATCHED:
+        changes["dispatched_at"] = event.at_ms
+        changes["queue_position"] = None
+    elif verb == _STARTED:
         # The progress and the heartbeat of the run before this one say nothing about it.
-        changes.update(started_at=event.at_ms, last_heartbeat=event.at_ms, progress=None)
-    elif event.verb == Verb.RESUBMITTED:
+        changes["started_at"] = changes["last_heartbeat"] = event.at_ms
+        changes["progress"] = None
+    elif verb == _RESUBMITTED:
         changes.update(result=None, error=None, due_at=changes.get("due_at"))
-    elif state is State.COMPLETED:
-        changes.update(result=_text(data.get("result")), error=None)
-    elif state in _ENDS_IN_ERROR or event.verb in _GOES_ON_AFTER_ERROR:
+    elif state == _COMPLETED:
+        changes["result"] = _text(data.get("result"))
+        changes["error"] = None
+    elif state in _ENDS_IN_ERROR or verb in _GOES_ON_AFTER_ERROR:
         changes["error"] = _text(data.get("error") or data.get("reason"))
     return changes
 
@@ -196,16 +211,21 @@ class Fold:
     steps: list[tuple[Transition, str | None]]
 
 
-def is_late(row: Mapping[str, Any], transitions: Collection[Transition]) -> bool:
+def is_late(row: Mapping[str, Any], transitions: Sequence[Transition]) -> bool:
     """Whether the whole history has to be folded: one of the transitions is not newer than the row.
 
     Also for a row that no event has touched, when the events do not begin with its submission: then the
     row came after the beginning of its history.
+
+    Args:
+        row: the row as it is.
+        transitions: of its job, in their order.
     """
     newest = row["epoch"], row["version"]
     if newest == (0, 0):
-        return all(item.event.verb != Verb.SUBMITTED for item in transitions)
-    return any((item.event.epoch, item.event.version) <= newest for item in transitions)
+        return all(item.event.verb != _SUBMITTED for item in transitions)
+    first = transitions[0].event
+    return (first.epoch, first.version) <= newest
 
 
 def fold(row: Mapping[str, Any], transitions: Iterable[Transition], whole: bool = False) -> Fold:
@@ -225,18 +245,19 @@ def fold(row: Mapping[str, Any], transitions: Iterable[Transition], whole: bool 
     job: Job | None = None
     steps: list[tuple[Transition, str | None]] = []
     if whole:
-        transitions = sorted(transitions, key=lambda one: one.order)
+        transitions = sorted(transitions, key=order_of)
     for item in transitions:
-        values.update(item.changes)
-        now = item.event.epoch, item.event.version
+        changes, event = item.changes, item.event
+        values.update(changes)
+        now = event.epoch, event.version
         if now > newest:
             newest = now
         if item.defines:
             # Only the newest definition counts; of older ones the log keeps just the trace.
             job = item.job
-        if item.state is not None:
+        if "state" in changes:
             steps.append((item, state))
-            state = item.state
+            state = changes["state"]
         else:
             steps.append((item, None))
     if whole:
