@@ -35,9 +35,11 @@ from coordinator.resources import (
 from coordinator.transactions import Outbox, current_outbox
 
 if TYPE_CHECKING:
-    pass
+    from coordinator.settings import Settings
 
 logger = logging.getLogger("coordinator")
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(Job))
 
 #: Rows and jobs written in one round trip.
 BATCH = 200
@@ -49,7 +51,8 @@ TELL_SECONDS = 600.0
 
 def row_of(job: Job) -> str:
     """Return the job as JSON, for the recorder when the store does not have it yet."""
-    return json.dumps(dataclasses.asdict(job))
+    # Not by asdict, which copies every value: with durability redis each submission pays for it.
+    return json.dumps({name: getattr(job, name) for name in _FIELDS})
 
 
 class WorkQueue(Operators, Overview, Repairs):
@@ -58,6 +61,11 @@ class WorkQueue(Operators, Overview, Repairs):
     Args:
         settings: the installation's settings.
     """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        #: Queues that were looked up before.
+        self._known_queues: set[str] = set()
 
     def submit(self, job: Job, inside: bool = False) -> Admission:
         """Accept one job; see ``submit_all``."""
@@ -82,6 +90,10 @@ class WorkQueue(Operators, Overview, Repairs):
         """
         for job in jobs:
             self._check_possible(job)
+        if not inside:
+            # The next link of a chain was accepted with its first one.
+            for queue in {job.queue for job in jobs}:
+                self._check_queue(queue)
         admissions: list[Admission] = []
         box = current_outbox()
         for start in range(0, len(jobs), BATCH):
@@ -98,6 +110,20 @@ class WorkQueue(Operators, Overview, Repairs):
                 raise InvalidValue(
                     "coordinator_limits", resource, f"above 0: job {job.job_id} could never start"
                 )
+
+    def _check_queue(self, queue: str) -> None:
+        if self.application is None or queue in self._known_queues:
+            return
+        if not self.application.declares(queue):
+            try:
+                consumed = self.ledger.consumed()
+            except LedgerUnavailable:
+                # Not now to be told from a queue of other workers: accepted.
+                return
+            if queue not in consumed:
+                names = sorted({*self.application.queues(), *self.settings.queues, *consumed})
+                raise InvalidValue("queue", queue, f"one of {', '.join(names)}", names)
+        self._known_queues.add(queue)
 
     def _put_in(self, box: Outbox, jobs: Sequence[Job]) -> list[Admission]:
         box.add(self, jobs)

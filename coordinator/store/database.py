@@ -7,7 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -81,7 +81,7 @@ def translated(shown: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Engines:
-    """One pool of connections under three ways to begin."""
+    """Three ways to begin, on one pool of connections; ``single`` has a pool of its own on SQLite."""
 
     reader: sa.Engine
     writer: sa.Engine
@@ -137,13 +137,15 @@ class Database:
             with self._lock:
                 if self._opened is None:
                     engine = self._open()
-                    single: dict[str, Any] = {_BEGIN: ""}
-                    if self.dialect == "postgresql":
-                        single["isolation_level"] = "AUTOCOMMIT"
+                    single = (
+                        self._open_single()
+                        if self.dialect == "sqlite"
+                        else engine.execution_options(isolation_level="AUTOCOMMIT")
+                    )
                     self._opened = _Engines(
                         reader=engine,
                         writer=engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"}),
-                        single=engine.execution_options(**single),
+                        single=single,
                     )
         return self._opened
 
@@ -151,6 +153,8 @@ class Database:
         """Close all connections; the next verb connects again."""
         if self._opened is not None:
             self._opened.reader.dispose()
+            if self.dialect == "sqlite":
+                self._opened.single.dispose()
 
     close_idle = close
 
@@ -205,41 +209,41 @@ class Database:
         # One array, not a list of parameters: with hundreds of those PostgreSQL reads the whole table.
         return column == sa.any_(sa.literal(list(values), postgresql.ARRAY(sa.Text)))
 
-    def patiently(self, connection: sa.Connection, statement: str, values: Any = ()) -> int:
-        """Run a statement that writes, waiting for SQLite's lock; return the number of rows it touched."""
-        if self.dialect != "sqlite":
+    def state(self, statement: str, values: Any) -> int:
+        """Run a statement that writes and is its own transaction; return the number of rows it touched."""
+        if self.dialect == "sqlite":
+            with translated(self.shown), forks.inside(), suppress(sqlite3.Error):
+                # Past SQLAlchemy's connection, which would cost as much as the statement.
+                pooled = self._engines().single.raw_connection()
+                try:
+                    touched = self._spin(pooled.dbapi_connection, statement, values)
+                finally:
+                    pooled.close()
+                if touched is not None:
+                    return touched
+            # It failed: once more, where errors are translated.
+        with self.stating() as connection:
             return connection.exec_driver_sql(statement, values).rowcount
-        raw: Any = connection.connection.dbapi_connection
+
+    def _spin(self, raw: Any, statement: str, values: Any = ()) -> int | None:
+        """Run a statement, looking often for SQLite's lock; None when it fails for good."""
         deadline = time.monotonic() + self._busy_timeout
         pause = SPIN_LEAST
-        raw.execute("PRAGMA busy_timeout = 0")
-        try:
-            while True:
-                try:
-                    return int(raw.execute(statement, values).rowcount)
-                except sqlite3.OperationalError as error:
-                    busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
-                    if not busy or time.monotonic() > deadline:
-                        break
-                except sqlite3.Error:
-                    break
-                time.sleep(pause)
-                pause = min(pause * 1.2, SPIN_MOST)
-            # Once more, where errors are translated.
-            return connection.exec_driver_sql(statement, values).rowcount
-        finally:
-            raw.execute(f"PRAGMA busy_timeout = {int(self._busy_timeout * 1000)}")
+        while True:
+            try:
+                return int(raw.execute(statement, values).rowcount)
+            except sqlite3.OperationalError as error:
+                busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+                if not busy or time.monotonic() > deadline:
+                    return None
+            except sqlite3.Error:
+                return None
+            time.sleep(pause)
+            pause = min(pause * 1.2, SPIN_MOST)
 
     def _open(self) -> sa.Engine:
         if self.dialect == "sqlite":
-            engine = sa.create_engine(
-                self.url,
-                pool_size=5,
-                max_overflow=10,
-                pool_timeout=self._busy_timeout,
-                connect_args={"timeout": self._busy_timeout},
-            )
-            sa.event.listen(engine, "connect", self._configure)
+            engine = self._open_sqlite()
             sa.event.listen(engine, "begin", self._begin)
             return engine
         try:
@@ -257,6 +261,27 @@ class Database:
                 self.shown,
                 "usable once psycopg is installed (the extra 'postgres')",
             ) from error
+
+    def _open_sqlite(self) -> sa.Engine:
+        engine = sa.create_engine(
+            self.url,
+            pool_size=5,
+            max_overflow=10,
+            pool_timeout=self._busy_timeout,
+            connect_args={"timeout": self._busy_timeout},
+        )
+        sa.event.listen(engine, "connect", self._configure)
+        return engine
+
+    def _open_single(self) -> sa.Engine:
+        engine = self._open_sqlite()
+
+        def leave_waiting_to_us(connection: sqlite3.Connection, _record: object) -> None:
+            # For good, in connections of their own: two PRAGMAs around each statement would be a tenth of it.
+            connection.execute("PRAGMA busy_timeout = 0")
+
+        sa.event.listen(engine, "connect", leave_waiting_to_us)
+        return engine
 
     def _configure(self, connection: sqlite3.Connection, _record: object) -> None:
         # Transactions are begun by us alone; the driver's own habit begins them too late, as readers.
@@ -277,20 +302,24 @@ class Database:
                 return
 
     def restart_wal(self, connection: sa.Connection) -> None:
-        """Let SQLite's WAL begin anew, if nobody reads or writes at this moment; never wait for it."""
-        raw: Any = connection.connection.dbapi_connection
-        raw.execute("PRAGMA busy_timeout = 0")
-        try:
-            raw.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
-        finally:
-            raw.execute(f"PRAGMA busy_timeout = {int(self._busy_timeout * 1000)}")
+        """Let SQLite's WAL begin anew, if nobody reads or writes at this moment; never wait for it.
+
+        Args:
+            connection: of ``stating``, which does not wait for locks by itself.
+        """
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(RESTART)").all()
 
     def _begin(self, connection: sa.Connection) -> None:
         begin = connection.get_execution_options().get(_BEGIN, "BEGIN")
         if begin == "BEGIN IMMEDIATE":
-            self.patiently(connection, begin)
-        elif begin:
-            connection.exec_driver_sql(begin)
+            raw: Any = connection.connection.dbapi_connection
+            raw.execute("PRAGMA busy_timeout = 0")
+            try:
+                if self._spin(raw, begin) is not None:
+                    return
+            finally:
+                raw.execute(f"PRAGMA busy_timeout = {int(self._busy_timeout * 1000)}")
+        connection.exec_driver_sql(begin)
 
 
 _ADVISORY_LOCK = sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")

@@ -47,11 +47,9 @@ class Submission(Database):
             return set()
         if len(jobs) == 1 and len(jobs[0].models) < 2:
             # The hot path of delay(): one statement that is its own transaction.
-            with self.stating() as connection:
-                statement = self.statements.job
-                values = statement.bound(self.definition(jobs[0]))
-                done = self.patiently(connection, statement.text, values)
-                return {jobs[0].job_id} if done else set()
+            statement = self.statements.job
+            values = statement.bound(self.definition(jobs[0]))
+            return {jobs[0].job_id} if self.state(statement.text, values) else set()
         with self.writing() as connection:
             known = self.known_in(connection, [job.job_id for job in jobs])
             new = [job for job in _unique(jobs) if job.job_id not in known]
