@@ -63,6 +63,8 @@ class Installation:
         self._stack = ExitStack()
         self._sent = self._completed = 0
         self._buffer = b""
+        #: The greatest age of an event that the store did not have yet, in seconds, as seen while jobs ran.
+        self.lag = 0.0
 
     # -- start and end -------------------------------------------------------------------------------
 
@@ -191,6 +193,7 @@ class Installation:
             if len({run.pid for run in self.trace.read()}) >= children:
                 break
         self.wait_recorded(START)
+        self.lag = 0.0
         self.trace.clear()
         self._sent = 0
         self._completed = self.completed() if self.system.recorded else 0
@@ -205,6 +208,7 @@ class Installation:
 
         def enough() -> bool:
             self.check()
+            self._watch_lag()
             return self.trace.count(RAN) >= count
 
         try:
@@ -223,6 +227,17 @@ class Installation:
         if self.system.recorded:
             until(lambda: self._is_recorded(idle), limit, "everything is in the audit log")
         return time.monotonic_ns()
+
+    def _watch_lag(self) -> None:
+        if not self.system.recorded:
+            return
+        pipe = self.server.client.pipeline(transaction=True)
+        pipe.xrange(f"{PREFIX}events", count=1)
+        pipe.time()
+        oldest, (seconds, micros) = pipe.execute()
+        if oldest:
+            written = int(oldest[0][0].partition(b"-")[0])
+            self.lag = max(self.lag, seconds + micros / 1e6 - written / 1e3)
 
     def _is_recorded(self, idle: bool) -> bool:
         # Both in one step: else a job could end between the two looks.
