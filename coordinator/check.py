@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from coordinator.embedded import OLDEST_REDIS, Embedded, connect, redis_url, server_version
 from coordinator.errors import CoordinatorError
+from coordinator.ledger import Ledger
 from coordinator.settings import Settings, load
 
 OK, NOTE, MISSING = "ok", "note", "missing"
@@ -211,7 +212,25 @@ def _redis(app: Any, settings: Settings) -> Iterator[Finding]:
     broker = _broker(app, url, str(info["run_id"]))
     yield broker
     if broker.state == OK:
+        yield _ledger(url, settings)
         yield _workers(app)
+
+
+def _ledger(url: str, settings: Settings) -> Finding:
+    ledger = Ledger(url, settings.key_prefix, patience=PATIENCE)
+    try:
+        restoring, epoch = ledger.restoring(), ledger.epoch()
+    except CoordinatorError as error:
+        return Finding("ledger", MISSING, _first_line(error), "start Redis")
+    finally:
+        ledger.pool.disconnect()
+    if restoring is not None:
+        entered, of, awaited = restoring
+        found = f"being restored: {entered:,} of {of:,} jobs entered, {awaited} workers awaited"
+        return Finding("ledger", NOTE, found, "it opens by itself")
+    if epoch is None:
+        return Finding("ledger", NOTE, "not open yet", "the first worker or producer opens it")
+    return Finding("ledger", OK, f"open, epoch {epoch}")
 
 
 def _info(url: str) -> dict[str, Any]:
