@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from coordinator.catching_up import CatchingUp
-from coordinator.errors import InvalidValue, UnknownJob
+from coordinator.errors import InvalidValue, LedgerUnavailable, UnknownJob
 from coordinator.states import ALIASES, State, Verb, status
+
+logger = logging.getLogger("coordinator")
 
 #: Rows that one listing may ask for.
 MOST = 10_000
@@ -88,7 +91,7 @@ class Listings(CatchingUp):
     """The reads about single jobs and pages of them."""
 
     def get_job(self, job_id: str) -> JobRecord:
-        """Return a job.
+        """Return a job; with Redis away as the store last knew it.
 
         Raises:
             UnknownJob: no such job, or it ended so long ago that it was pruned.
@@ -97,7 +100,7 @@ class Listings(CatchingUp):
         row = self.store.job(job_id)
         if row is None:
             raise UnknownJob(f"no job {job_id!r} is known: it never was, or ended and was pruned")
-        return record_of(row, self.ledger.standing([job_id]).get(job_id))
+        return record_of(row, self._standing([job_id]).get(job_id))
 
     def get_jobs(
         self,
@@ -111,7 +114,7 @@ class Listings(CatchingUp):
         cursor: str | None = None,
         oldest_first: bool = False,
     ) -> list[JobRecord]:
-        """Return jobs, the newest first.
+        """Return jobs, the newest first; with Redis away as the store last knew them.
 
         Args:
             status: PENDING, PROCESSING, COMPLETED, FAILED, UNPROCESSABLE or CANCELED, in any case.
@@ -124,6 +127,9 @@ class Listings(CatchingUp):
         Raises:
             InvalidValue: an unknown status, a wrong limit or cursor.
         """
+        if status is not None:
+            # It is the database that filters: a moment ago may not be in it yet.
+            self.catch_up(1.0)
         rows = self.store.jobs(
             status=status,
             queue=queue,
@@ -135,10 +141,18 @@ class Listings(CatchingUp):
             oldest_first=oldest_first,
         )
         open_ids = [row["job_id"] for row in rows if row["finished_at"] is None]
-        standing = self.ledger.standing(open_ids)
+        standing = self._standing(open_ids)
         found = [record_of(row, standing.get(row["job_id"])) for row in rows]
         # The store may be a moment behind: what has moved on meanwhile is not of this status any more.
         return [job for job in found if status is None or job.status == status.upper()]
+
+    def _standing(self, job_ids: list[str]) -> dict[str, dict[str, str]]:
+        try:
+            return self.ledger.standing(job_ids)
+        except LedgerUnavailable as error:
+            # Whoever looks for what went wrong must not be kept from it by that.
+            logger.warning("[COORDINATOR] jobs are shown as they were last recorded: %s", error)
+            return {}
 
     def get_audit(
         self,

@@ -30,9 +30,36 @@ class Operators(BulkVerbs, Holds):
             resource: such as ``model:ranker`` or ``queue:training``.
             value: its units from now on.
             reason, by: kept in the log.
-            until_ms: when it ends by itself (Unix milliseconds); 0 is never.
+            until_ms: when it ends by itself (Unix milliseconds); 0 is never. The limit that was set for good, if
+                any, holds again then.
+
+        Raises:
+            InvalidValue: no resource, or no limit.
         """
+        check_resource("resource", resource)
+        if value is not None:
+            check_limit("limit", value)
+        if isinstance(until_ms, bool) or not isinstance(until_ms, int) or until_ms < 0:
+            raise InvalidValue("until_ms", until_ms, "a moment in Unix milliseconds, or 0")
         self.ledger.limit(resource, value, by or default_author(), reason, until_ms)
+
+    def weigh(
+        self, org: str, weight: int | None, *, reason: str = "", by: str | None = None
+    ) -> None:
+        """Set the weight of an org's turns, or reset it to the configured one with None.
+
+        Args:
+            org: the organisation.
+            weight: of two orgs that both wait, one of weight 2 starts twice as many jobs as one of weight 1.
+            reason, by: kept in the log.
+
+        Raises:
+            InvalidValue: no name, or no weight.
+        """
+        check_name("org", org)
+        if weight is not None:
+            check_limit("weight", weight, least=1)
+        self.ledger.weigh(org, weight, by or default_author(), reason)
 
     def prune(
         self,

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import click
 
@@ -43,29 +44,34 @@ replaced, and `count` makes several of one:
 ```
 
 A job may say `task` or `job_type`, `args`, `kwargs`, `queue`, `model` or `models`, `org`, `integration`, `priority`,
-`max_retries`, `timeout` and `countdown` (seconds). Commands and callables must be named by `coordinator_allowed_commands` and
-`coordinator_allowed_callables`.
+`max_retries`, `timeout` and `countdown` (seconds). Commands and callables must be named by
+`coordinator_allowed_commands` and `coordinator_allowed_callables`.
 
 This page is made from the commands: `python -m tests.cli_reference`.
 """
 
 
-def commands(group: click.Group, words: tuple[str, ...]) -> Iterator[tuple[str, click.Context]]:
-    """Yield each command with its words, groups before what is in them."""
+def commands(group: click.Group, parent: click.Context) -> Iterator[click.Context]:
+    """Yield each command as if it was called, groups before what is in them."""
     for name, command in sorted(group.commands.items()):
-        path = (*words, name)
-        info = " ".join(path)
-        context = click.Context(command, info_name=info, max_content_width=100, terminal_width=100)
-        yield info, context
+        context = click.Context(command, info_name=name, parent=parent, terminal_width=100)
+        yield context
         if isinstance(command, click.Group):
-            yield from commands(command, path)
+            yield from commands(command, context)
+
+
+def every() -> Iterator[click.Context]:
+    """Yield each command of the command line."""
+    # As a child of the real one: it hands down how help is asked for.
+    settings: dict[str, Any] = dict(main.context_settings)
+    return commands(main, click.Context(main, info_name="coordinator", **settings))
 
 
 def reference() -> str:
     """Return the page."""
     parts = [INTRODUCTION]
-    for words, context in commands(main, ("coordinator",)):
-        parts.append(f"## {words}\n\n```text\n{context.get_help().strip()}\n```\n")
+    for context in every():
+        parts.append(f"## {context.command_path}\n\n```text\n{context.get_help().strip()}\n```\n")
     return "\n".join(parts)
 
 

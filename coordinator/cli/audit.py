@@ -42,7 +42,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Show the log, the newest first: every move of a job, every act of an operator."""
-    found = installation.work_queue.get_audit(
+    found = installation.records.get_audit(
         event=event,
         job_id=job_id,
         resource=resource,

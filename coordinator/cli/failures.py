@@ -51,7 +51,7 @@ def failures(
     as_json: bool,
 ) -> None:
     """List failed and unprocessable jobs, the latest first."""
-    found = installation.work_queue.get_recent_failures(
+    found = installation.records.get_recent_failures(
         limit, since_ms=since_ms(since), queue=queue, text=error
     )
     answer(found, as_json, lambda: _failures(found))
@@ -89,7 +89,7 @@ def errors(
     installation: Installation, queue: str | None, since: float | None, limit: int, as_json: bool
 ) -> None:
     """Count errors by pattern: messages that differ in numbers, ids, paths and quoted words only are one."""
-    found = installation.work_queue.get_error_patterns(limit, since_ms=since_ms(since), queue=queue)
+    found = installation.records.get_error_patterns(limit, since_ms=since_ms(since), queue=queue)
     answer(found, as_json, lambda: _errors(found))
 
 

@@ -90,6 +90,17 @@ class Installation:
         Raises:
             CoordinatorError: the app cannot be loaded, is not coordinated, or Redis or the database is away.
         """
+        work_queue = self.records
+        work_queue.wait_until_open()
+        return work_queue
+
+    @property
+    def records(self) -> WorkQueue:
+        """The work queue for what the database alone can answer, with Redis away too.
+
+        Raises:
+            CoordinatorError: the app cannot be loaded, or is not coordinated.
+        """
         coordination = getattr(self.app, "coordination", None)
         if coordination is None:
             raise CoordinatorError(
@@ -98,7 +109,6 @@ class Installation:
         # Its configuration is read and checked before anything else is tried.
         self.app.conf.get("broker_url")
         work_queue: WorkQueue = coordination.work_queue
-        work_queue.wait_until_open()
         return work_queue
 
     @property

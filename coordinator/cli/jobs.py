@@ -20,10 +20,12 @@ from coordinator.cli.options import (
     worker_name,
 )
 from coordinator.cli.output import answer, console, json_option, rows
+from coordinator.errors import LedgerUnavailable
 
 if TYPE_CHECKING:
     from coordinator.listings import AuditEntry, JobRecord
     from coordinator.why import Why
+    from coordinator.work_queue import WorkQueue
 
 
 @click.command("jobs")
@@ -50,10 +52,7 @@ def jobs(
     as_json: bool,
 ) -> None:
     """List jobs, the newest first."""
-    work_queue = installation.work_queue
-    if queue is not None:
-        work_queue.check_queue(queue)
-    found = work_queue.get_jobs(
+    found = installation.records.get_jobs(
         status=status,
         queue=queue,
         model=model,
@@ -102,15 +101,22 @@ def _status(job: JobRecord) -> str:
 @click.pass_obj
 def job(installation: Installation, job_id: str, as_json: bool) -> None:
     """Show one job: where it stands, what it needs, all that happened to it."""
-    work_queue = installation.work_queue
-    found = work_queue.get_job(job_id)
-    history = work_queue.get_history(job_id)
-    why = work_queue.why(job_id) if found.finished_at is None else None
+    work_queue = installation.records
+    found, history = work_queue.get_job(job_id), work_queue.get_history(job_id)
+    why = _why_not(work_queue, job_id) if found.finished_at is None else None
     answer(
         {"job": found, "events": history, "why": why},
         as_json,
         lambda: _details(found, history, why),
     )
+
+
+def _why_not(work_queue: WorkQueue, job_id: str) -> Why | None:
+    try:
+        return work_queue.why(job_id)
+    except LedgerUnavailable as error:
+        click.echo(f"coordinator: {error}", err=True)
+        return None
 
 
 def _details(found: JobRecord, history: list[AuditEntry], why: Why | None) -> Any:

@@ -46,7 +46,7 @@ def throughput(
     installation: Installation, queue: str | None, since: float, every: float, as_json: bool
 ) -> None:
     """Count jobs submitted, completed, failed and retried over time."""
-    found = installation.work_queue.get_throughput(since, every, queue)
+    found = installation.records.get_throughput(since, every, queue)
     answer(found, as_json, lambda: _throughput(found))
 
 

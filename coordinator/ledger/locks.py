@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import redis
+
+from coordinator.errors import LedgerUnavailable
 from coordinator.ledger.answers import Holder
 from coordinator.ledger.scripts import Scripts
 
@@ -49,6 +52,14 @@ class Lock:
     hold: dict[str, Any] | None
 
 
+def _executed(pipe: Any) -> list[Any]:
+    # A pipeline does not go through the client's own way of running a command.
+    try:
+        return list(pipe.execute())
+    except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+        raise LedgerUnavailable(f"Redis cannot be reached: {error}") from error
+
+
 class Locks(Scripts):
     """Reads of what is held."""
 
@@ -58,7 +69,7 @@ class Locks(Scripts):
         for job_id in job_ids:
             pipe.hmget(f"{self.prefix}job:{job_id}", *_STANDING)
         found = {}
-        for job_id, values in zip(job_ids, pipe.execute() if job_ids else (), strict=True):
+        for job_id, values in zip(job_ids, _executed(pipe) if job_ids else (), strict=True):
             if values[0] is not None:
                 known = zip(_STANDING, values, strict=True)
                 found[job_id] = {name: value for name, value in known if value is not None}
@@ -76,7 +87,9 @@ class Locks(Scripts):
             self.redis.hgetall(f"{prefix}holds"),
         )
         names.update(name for name in (*blocked, *holds) if name.partition(":")[0] in kinds)
-        configured = self.redis.hgetall(f"{prefix}defaults") | self.redis.hgetall(f"{prefix}limits")
+        configured: dict[str, str] = {}
+        for name in ("defaults", "limits", "overrides"):
+            configured |= self.redis.hgetall(f"{prefix}{name}")
         return [
             Lock(
                 name,
@@ -110,7 +123,7 @@ class Locks(Scripts):
         pipe = self.redis.pipeline(transaction=False)
         for class_id in classes:
             pipe.zcard(f"{self.prefix}class:{class_id}")
-        return sum(pipe.execute())
+        return sum(_executed(pipe))
 
     def oldest_event(self) -> str | None:
         """Return the id of the oldest event that was not settled, or None."""
