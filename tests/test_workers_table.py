@@ -18,9 +18,10 @@ from tests.helpers import eventually
 W, X = "w@h/m/1/1", "x@h/m/2/2"
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(f"sqlite:///{tmp_path / 'store.db'}")
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    own = f"sqlite:///{tmp_path / 'store.db'}"
+    store = Store(own if request.param == "sqlite" else request.getfixturevalue("postgres_url"))
     store.upgrade()
     yield store
     store.close()

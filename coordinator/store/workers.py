@@ -84,6 +84,8 @@ class Workers(Database):
         table = self.schema.workers
         came, went = [], []
         for event in events:
+            if event.verb != "worker_joined" and event.verb not in _ENDS:
+                continue
             worker = event.data.get("worker")
             if not isinstance(worker, str) or not worker:
                 continue
@@ -91,7 +93,7 @@ class Workers(Database):
                 queues = str(event.data.get("queues") or "").split()
                 slots = int(event.data.get("slots") or 0)
                 came.append(_row(worker, queues, slots, {}, event.at_ms, event.at_ms))
-            elif event.verb in _ENDS:
+            else:
                 why = self.redactor.text(str(event.data.get("reason") or ""))
                 went.append(
                     {"w": worker, "s": _ENDS[event.verb], "r": why or None, "t": event.at_ms}

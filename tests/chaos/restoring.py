@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from typing import Any
 
 from coordinator.restorer import TERM_MS
@@ -28,6 +29,7 @@ def main() -> None:
     store.count_unfinished = caught
     # In one step with the wipe, so that nobody else is quicker: this is the one that restores.
     holder = f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}"
+    sys.stdout.write(f"wiped: {time.monotonic()}\n")
     with ledger.redis.pipeline() as wipe:
         wipe.flushall().set("coordinator:leader:restore", holder, px=TERM_MS).execute()
     sys.stdout.write(f"restored: {work_queue.ensure_open()}\n")

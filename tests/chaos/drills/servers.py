@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable
 
 import redis
@@ -13,6 +15,7 @@ import redis
 from tests.chaos.cluster import FAKETIME, Cluster
 from tests.chaos.drills.registry import drill
 from tests.chaos.pauses import pause
+from tests.chaos.traces import Blow
 from tests.helpers import eventually, free_port
 
 
@@ -194,13 +197,15 @@ def freeze_redis(cluster: Cluster, choice: random.Random) -> None:
 @drill()
 def kill_restorer(cluster: Cluster, choice: random.Random) -> str:
     """A process that restores is killed, then another one frozen in the middle and woken when it is too late."""
-    cluster.produce(400, choice.randrange(1 << 30), "--pause", "0.1")
+    cluster.produce(300, choice.randrange(1 << 30), "--pause", "0.06")
     cluster.await_completed(20)
     for how in ("kill", "freeze"):
         epoch = _epoch(cluster)
-        with cluster.blow("wipe"):
-            restorer = cluster.start(how, sys.executable, "-m", "tests.chaos.restoring", how)
-            _begun(cluster, epoch)
+        restorer = cluster.start(how, sys.executable, "-m", "tests.chaos.restoring", how)
+        _begun(cluster, epoch)
+        # Not when the process was started: it takes seconds to come so far.
+        told = re.findall(r"^wiped: ([\d.]+)$", (cluster.folder / f"{how}.log").read_text(), re.M)
+        cluster.blows.append(Blow("wipe", float(told[-1]), time.monotonic()))
         done = cluster.completed()
         last = _restored(cluster, epoch + 1)
         if how == "kill":
