@@ -74,6 +74,19 @@ class Coordination:
         names = {str(getattr(queue, "name", queue)) for queue in declared}
         return {name for name in {*names, conf.task_default_queue} if self.manages(name)}
 
+    def declares(self, queue: str) -> bool:
+        """Whether a queue is one of the app's: declared, routed to or configured.
+
+        An app that declares none has every queue that somebody names, as in Celery.
+        """
+        conf = self.app.conf
+        if not conf.task_queues:
+            return True
+        routes = conf.task_routes if isinstance(conf.task_routes, Mapping) else {}
+        routed = {route.get("queue") for route in routes.values() if isinstance(route, Mapping)}
+        named = {str(getattr(item, "name", item)) for item in routed if item is not None}
+        return queue in self.queues() or queue in named or queue in self.settings.queues
+
     def rewritten(
         self, job: Job, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None
     ) -> Job:

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 from coordinator.author import default_author
 from coordinator.bulk import BulkVerbs
+from coordinator.errors import InvalidValue
 from coordinator.holds import Holds
+from coordinator.resources import check_limit, check_name, check_resource
 
 if TYPE_CHECKING:
     from coordinator.store import Pruned

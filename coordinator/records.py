@@ -41,6 +41,9 @@ class Application(Protocol):
     def queues(self) -> Collection[str]:
         """Return the names of the managed queues that the app declares."""
 
+    def declares(self, queue: str) -> bool:
+        """Whether a queue is one of the app's; every one is when it declares none."""
+
     def rewritten(
         self, job: Job, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None
     ) -> Job:

@@ -39,6 +39,38 @@ def check_name(field: str, value: object) -> str:
     return value
 
 
+def check_resource(field: str, value: object) -> str:
+    """Return ``value`` if it is a resource whose limit or hold may be set.
+
+    Raises:
+        InvalidValue: of no known kind, or with a name that cannot be one.
+    """
+    kind, colon, name = value.partition(":") if isinstance(value, str) else ("", "", "")
+    if kind == SERIAL and not colon:
+        return kind
+    if kind not in (MODEL, INTEGRATION, ORG, QUEUE) or not colon:
+        allowed = "model:NAME, queue:NAME, org:QUEUE/ORG, integration:NAME or serial"
+        raise InvalidValue(field, value, allowed)
+    if kind == ORG:
+        queue, slash, name = name.partition("/")
+        if not slash:
+            raise InvalidValue(field, value, "org:QUEUE/ORG")
+        check_name(field, queue)
+    check_name(field, name)
+    return str(value)
+
+
+def check_limit(field: str, value: object, least: int = 0) -> int:
+    """Return ``value`` if it can be a limit.
+
+    Raises:
+        InvalidValue: no whole number, or below ``least``.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InvalidValue(field, value, f"a whole number from {least}")
+    return value
+
+
 def model_resource(model: str) -> str:
     return f"{MODEL}:{model}"
 

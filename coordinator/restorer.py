@@ -236,7 +236,7 @@ class Restorer:
                 note = setting.by, setting.reason or "", until, setting.set_ms
                 self._build(epoch, "hold", setting.resource, *note)
             elif setting.kind in ("limit", "override"):
-                self._build(epoch, "limit", setting.resource, setting.value, until)
+                self._build(epoch, setting.kind, setting.resource, setting.value, until)
 
 
 def _order(event_id: str) -> tuple[int, int]:

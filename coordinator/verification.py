@@ -18,6 +18,7 @@ _HASHES = (
     "meta",
     "defaults",
     "limits",
+    "overrides",
     "holds",
     "pools",
     "pool_workers",
@@ -262,7 +263,7 @@ class _Verification:
         names = {"org": (f"org:{name.partition('/')[0]}", "org"), QUEUE: (resource,)}.get(
             kind, (resource, kind)
         )
-        found = self.at.hash("limits").get(resource)
+        found = self.at.hash("overrides").get(resource) or self.at.hash("limits").get(resource)
         for default in names:
             found = found or defaults.get(default)
         return None if found is None else int(found)

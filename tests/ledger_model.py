@@ -45,6 +45,7 @@ class Model:
     workers: dict[str, tuple[tuple[str, ...], int]] = field(default_factory=dict)
     defaults: dict[str, int] = field(default_factory=dict)
     limits: dict[str, int] = field(default_factory=dict)
+    overrides: dict[str, int] = field(default_factory=dict)
     holds: set[str] = field(default_factory=set)
     last: int = 0
 
@@ -52,7 +53,12 @@ class Model:
         """Return the limit in force, an operator's before the configured one."""
         kind, _, name = resource.partition(":")
         names = {"queue": [resource], "org": [f"org:{name.split('/')[0]}", "org"]}
-        for table, keys in ((self.limits, [resource]), (self.defaults, names.get(kind, [kind]))):
+        names_of = names.get(kind, [kind])
+        for table, keys in (
+            (self.overrides, [resource]),
+            (self.limits, [resource]),
+            (self.defaults, names_of),
+        ):
             for key in keys:
                 if key in table:
                     return table[key]

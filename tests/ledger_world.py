@@ -437,14 +437,17 @@ class World(Observed):
             name: item for name, item in self.model.workers.items() if name in workers
         }
         self.model.holds = set(self.ledger.holds())
-        raw = self.ledger.redis.hgetall(f"{self.ledger.prefix}limits")
-        self.model.limits = {name: int(value) for name, value in raw.items()}
+        self.model.limits, self.model.overrides = self._limits("limits"), self._limits("overrides")
         for job_id, item in self.hashes().items():
             if item.get("state") == "delayed":
                 assert float(item["due"]) > start, f"{job_id} was due"
             if item.get("state") in ("delayed", "waiting") and "expires" in item:
                 assert float(item["expires"]) > start, f"{job_id} has expired"
         self.check(exact=False, expiry=True)
+
+    def _limits(self, name: str) -> dict[str, int]:
+        raw = self.ledger.redis.hgetall(f"{self.ledger.prefix}{name}")
+        return {resource: int(value) for resource, value in raw.items()}
 
     # -- resources ---------------------------------------------------------------------------------
 
@@ -473,8 +476,12 @@ class World(Observed):
             value = min(value, 1)
         until = int(self.now()) + seconds * 1000 if seconds else 0
         self.lost_reply(replay, lambda: self.ledger.limit(resource, value, "me", "", until))
-        self.model.limits.pop(resource, None)
-        if value is not None:
+        if value is None:
+            self.model.limits.pop(resource, None)
+            self.model.overrides.pop(resource, None)
+        elif seconds:
+            self.model.overrides[resource] = value
+        else:
             self.model.limits[resource] = value
         self.check()
 
@@ -540,11 +547,12 @@ class World(Observed):
     def _lift_everything(self) -> None:
         for name in self.ledger.holds():
             self.ledger.resume(name, "drain")
-        for name in self.ledger.redis.hkeys(f"{self.ledger.prefix}limits"):
+        for name in {**self._limits("limits"), **self._limits("overrides")}:
             self.ledger.limit(name, None, "drain")
         settings = ("serial", "org", "org:alpha", *(f"queue:{queue}" for queue in QUEUES))
         self.ledger.configure(dict.fromkeys(settings, ""))
-        self.model.limits, self.model.holds, self.model.defaults = {}, set(), {"model": 1}
+        self.model.limits, self.model.overrides, self.model.holds = {}, {}, set()
+        self.model.defaults = {"model": 1}
         for worker in self.workers:
             worker.cut_off = False
         self.check(exact=False, expiry=True)
@@ -568,7 +576,17 @@ class World(Observed):
         jobs = {f"job:{job_id}" for job_id in (*self.replaced, *self.settled)}
         for job_id in self.settled - self.replaced:
             assert self.ledger.redis.ttl(f"{prefix}job:{job_id}") >= 0, job_id
-        known = {"meta", "defaults", "limits", "holds", "ends", "runtimes", "events", "counts"}
+        known = {
+            "meta",
+            "defaults",
+            "limits",
+            "overrides",
+            "holds",
+            "ends",
+            "runtimes",
+            "events",
+            "counts",
+        }
         assert left <= known | jobs, left - known - jobs
         assert len(self.ledger.counts()) <= len(self.replaced)
 

@@ -1,7 +1,7 @@
 -- Sets what the store knows of limits, times and holds while the ledger is built again, without events.
 --
 -- ARGV[2..] epoch, then configure, pairs name, value | hold, resource, by, reason, until ms, since ms |
---           limit, resource, value, until ms
+--           limit | override, resource, value, until ms
 local kind = ARGV[3]
 if kind == 'configure' then
   for i = 4, #ARGV, 2 do
@@ -17,7 +17,7 @@ else
       until_ms = until_ms > 0 and until_ms or nil, at_ms = tonumber(ARGV[8]) or now}))
   else
     until_ms = tonumber(ARGV[6])
-    call('HSET', P .. 'limits', ARGV[4], ARGV[5])
+    call('HSET', P .. kind .. 's', ARGV[4], ARGV[5])
   end
   if until_ms > 0 then
     call('ZADD', P .. 'ends', until_ms, kind .. ' ' .. ARGV[4])

@@ -3,7 +3,7 @@
 local limits, holds, pending, sizes = {}, {}, {}, {}
 
 -- Most of what can be there seldom is: one look at all of it, and another at each only if there is any.
-local RARE = {'holds', 'limits', 'wakes', 'wide', 'reservation'}
+local RARE = {'holds', 'limits', 'overrides', 'wakes', 'wide', 'reservation'}
 local there = {}
 do
   local keys = {}
@@ -95,8 +95,9 @@ local function learn(resources)
     defaults[name] = tonumber(found[2 * #asked + i]) or false
   end
   local own = is_there('limits') and call('HMGET', P .. 'limits', unpack(asked)) or {}
+  local now_only = is_there('overrides') and call('HMGET', P .. 'overrides', unpack(asked)) or {}
   for i, resource in ipairs(asked) do
-    limits[resource] = tonumber(own[i] or found[2 * i - 1] or found[2 * i]) or false
+    limits[resource] = tonumber(now_only[i] or own[i] or found[2 * i - 1] or found[2 * i]) or false
   end
 end
 

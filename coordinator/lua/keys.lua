@@ -5,10 +5,11 @@
 --
 -- Keys (after the prefix):
 --   meta              hash    epoch, run_id, open, sequence, token, ticked, clock_offset (tests), ...
---   defaults, limits  hash    resource or kind -> limit; configured, and set by an operator. "weight:<org>"
+--   defaults, limits  hash    resource or kind -> limit; configured, and set by an operator; `overrides` are set
+--                             until a time and count more. "weight:<org>"
 --                             there is the weight of the org's turns
 --   holds             hash    resource -> JSON {by, reason, at_ms, until_ms}
---   ends              zset    "hold <resource>" | "limit <resource>" by the time it ends
+--   ends              zset    "hold <resource>" | "override <resource>" by the time it ends
 --   job:<id>          hash    where a job stands and what it holds
 --   message:<id>      string  its Celery message, less the two closing braces of its headers
 --   class:<class>     zset    waiting jobs by sequence

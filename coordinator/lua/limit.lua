@@ -1,24 +1,39 @@
--- Sets or resets the limit of a resource, for good or until a time; running jobs are left alone.
+-- Sets the limit of a resource for good, overrides it until a time, or resets it to the configured one; running
+-- jobs are left alone. An override that ends leaves the limit that was set for good.
 --
--- ARGV[2..] resource, limit ("" resets to the configured one), until ms (0 for good), by, reason
+-- ARGV[2..] resource, limit ("" resets), until ms (0 for good), by, reason
 local resource, value, until_ms = ARGV[2], ARGV[3], tonumber(ARGV[4])
-local before = call('HGET', P .. 'limits', resource)
-local ends = tonumber(call('ZSCORE', P .. 'ends', 'limit ' .. resource)) or 0
-if (before or '') == value and ends == until_ms then
-  return cjson.encode({answer = 'done'})
-end
-call('ZREM', P .. 'ends', 'limit ' .. resource)
-if value == '' then
-  call('HDEL', P .. 'limits', resource)
-else
-  call('HSET', P .. 'limits', resource, value)
-  there.limits = true
-  if until_ms > 0 then
-    call('ZADD', P .. 'ends', until_ms, 'limit ' .. resource)
+
+local function change(kind, after, ends)
+  local before = call('HGET', P .. kind .. 's', resource)
+  local ended = tonumber(call('ZSCORE', P .. 'ends', kind .. ' ' .. resource)) or 0
+  if (before or '') == after and ended == ends then
+    return false
   end
+  call('ZREM', P .. 'ends', kind .. ' ' .. resource)
+  if after == '' then
+    call('HDEL', P .. kind .. 's', resource)
+  else
+    call('HSET', P .. kind .. 's', resource, after)
+    there[kind .. 's'] = true
+    if ends > 0 then
+      call('ZADD', P .. 'ends', ends, kind .. ' ' .. resource)
+    end
+  end
+  emit(kind .. (after == '' and '_reset' or '_set'), '', 0, {resource = resource, by = ARGV[5],
+    reason = ARGV[6], before = before or nil, after = after ~= '' and after or nil,
+    until_ms = ends > 0 and ends or nil})
+  return true
 end
-emit(value == '' and 'limit_reset' or 'limit_set', '', 0, {resource = resource, by = ARGV[5],
-  reason = ARGV[6], before = before or nil, after = value ~= '' and value or nil,
-  until_ms = until_ms > 0 and until_ms or nil})
-wake({resource})
+
+local changed
+if value == '' then
+  changed = change('override', '', 0)
+  changed = change('limit', '', 0) or changed
+else
+  changed = change(until_ms > 0 and 'override' or 'limit', value, until_ms)
+end
+if changed then
+  wake({resource})
+end
 return cjson.encode({answer = 'done', started = #started > 0 and started or nil})

@@ -108,9 +108,9 @@ end
 for _, entry in ipairs(due('ends')) do
   call('ZREM', P .. 'ends', entry)
   local kind, resource = entry:match('^(%l+) (.*)$')
-  call('HDEL', P .. (kind == 'hold' and 'holds' or 'limits'), resource)
+  call('HDEL', P .. kind .. 's', resource)
   holds[resource], limits[resource] = nil, nil
-  emit(kind == 'hold' and 'resumed' or 'limit_reset', '', 0, {resource = resource, by = 'coordinator',
+  emit(kind == 'hold' and 'resumed' or 'override_reset', '', 0, {resource = resource, by = 'coordinator',
     reason = 'its time ended'})
   wake({resource})
 end

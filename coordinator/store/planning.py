@@ -275,11 +275,11 @@ class Planning(Submission):
         for (kind, resource), item in sorted(last.items(), key=lambda pair: pair[0]):
             data = item.event.data
             row = {"kind": kind, "resource": resource, "set_at": moment_of(item.ordinal)}
-            if item.event.verb in ("resumed", "limit_reset"):
+            if item.event.verb in ("resumed", "limit_reset", "override_reset"):
                 plan.add(self.statements.unset, [row])
                 continue
             row |= {
-                "value": json.dumps(int(data["after"])) if kind == "limit" else None,
+                "value": json.dumps(int(data["after"])) if kind != "hold" else None,
                 "set_by": self.redactor.text(str(data.get("by") or "")),
                 "reason": self.redactor.text(str(data.get("reason") or "")),
                 "until_at": int(data["until_ms"]) if data.get("until_ms") else None,
@@ -289,7 +289,7 @@ class Planning(Submission):
 
 def _is_setting(event: Event) -> bool:
     # A limit that is no number could not be set again.
-    return event.verb != "limit_set" or str(event.data.get("after")).isdecimal()
+    return event.verb not in ("limit_set", "override_set") or str(event.data.get("after")).isdecimal()
 
 
 def _ordered(jobs: Mapping[str, Job]) -> list[Job]:

@@ -67,7 +67,14 @@ NOTES = 1 << 19
 
 
 #: What operators set or end, by the event that says so.
-SETTING_VERBS = {"paused": "hold", "resumed": "hold", "limit_set": "limit", "limit_reset": "limit"}
+SETTING_VERBS = {
+    "paused": "hold",
+    "resumed": "hold",
+    "limit_set": "limit",
+    "limit_reset": "limit",
+    "override_set": "override",
+    "override_reset": "override",
+}
 
 
 # Not frozen: that would cost more than everything else which is done for an event here.
