@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from coordinator.errors import LedgerUnavailable
 from coordinator.jobs import Event, Job
+from coordinator.ledger import Ledger
 from coordinator.reaper import JobReaper
 from coordinator.reconciliation import KINDS, Reconciler
 from coordinator.recorder import Recorder
@@ -197,3 +199,10 @@ def test_the_reaper_counts_what_was_mended(site: Site) -> None:
     assert reaper.run(site.queue)["jobs_entered"] == 1
     reaper.run(site.queue)
     assert (reaper.stats["jobs_entered"], reaper.stats["rounds"]) == (1, 2)
+
+
+def test_reads_of_a_redis_that_is_gone_fail_as_the_ledger_does() -> None:
+    gone = Ledger("redis://127.0.0.1:1", patience=0.1)
+    for read in (lambda: gone.unknown(["a"]), gone.units, gone.clock):
+        with pytest.raises(LedgerUnavailable):
+            read()

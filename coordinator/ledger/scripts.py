@@ -84,6 +84,20 @@ class _Reader(redis.Redis):
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
             raise LedgerUnavailable(f"Redis cannot be reached: {error}") from error
 
+    def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Any:
+        return _Reads(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+
+
+class _Reads(redis.client.Pipeline):
+    """Several reads in one round trip, with the same failures."""
+
+    def execute(self, raise_on_error: bool = True) -> Any:
+        execute: Any = super().execute
+        try:
+            return execute(raise_on_error)
+        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            raise LedgerUnavailable(f"Redis cannot be reached: {error}") from error
+
 
 def encoded(data: dict[str, Any]) -> str:
     """Return data as JSON that the scripts can read and write back."""

@@ -70,7 +70,8 @@ class Blow:
     """Something that the drill did.
 
     Attributes:
-        kind: ``kill`` (of processes that run jobs), or ``wipe`` (of what Redis knows, or of Redis itself).
+        kind: ``kill`` (of processes that run jobs), or ``wipe`` (of what Redis knows, or of Redis itself). A
+            wipe is the command alone: what ends afterwards, however long Redis is away, has to be told.
         start, end: CLOCK_MONOTONIC.
     """
 
@@ -81,7 +82,7 @@ class Blow:
     def excuses(self, ended: float) -> str | None:
         """Say why the end of a run at this moment may be unknown: ``recent``, ``untold``, or not at all."""
         if self.kind == "wipe":
-            return "recent" if self.start - RECENT <= ended <= self.start else None
+            return "recent" if self.start - RECENT <= ended <= self.end else None
         return "untold" if self.start - UNTOLD <= ended <= self.end + UNTOLD else None
 
 

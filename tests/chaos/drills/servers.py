@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Callable
 
 import redis
@@ -42,9 +41,9 @@ def kill_redis(cluster: Cluster, choice: random.Random) -> None:
         epoch = _epoch(cluster)
         with cluster.blow("wipe"):
             cluster.kill("redis")
-            pause(seconds)
-            cluster.start_redis()
-            _restored(cluster, epoch)
+        pause(seconds)
+        cluster.start_redis()
+        _restored(cluster, epoch)
 
 
 @drill()
@@ -56,9 +55,9 @@ def redis_without_files(cluster: Cluster, choice: random.Random) -> None:
         epoch = _epoch(cluster)
         with cluster.blow("wipe"):
             cluster.kill("redis")
-            cluster.forget_redis()
-            cluster.start_redis()
-            _restored(cluster, epoch)
+        cluster.forget_redis()
+        cluster.start_redis()
+        _restored(cluster, epoch)
 
 
 @drill()
@@ -91,10 +90,10 @@ def old_file(cluster: Cluster, choice: random.Random) -> None:
     pause(AGE)
     with cluster.blow("wipe"):
         cluster.kill("redis")
-        cluster.forget_redis()
-        kept.rename(data)
-        cluster.start_redis()
-        _restored(cluster, epoch)
+    cluster.forget_redis()
+    kept.rename(data)
+    cluster.start_redis()
+    _restored(cluster, epoch)
 
 
 @drill()
@@ -114,11 +113,11 @@ def lagging_replica(cluster: Cluster, choice: random.Random) -> None:
         replica.execute_command("CONFIG", "SET", "appendfsync", "always")
     with cluster.blow("wipe"):
         cluster.kill("redis")
-        cluster.kill("replica")
-        cluster.forget_redis()
-        (cluster.folder / "replica").rename(cluster.folder / "redis")
-        cluster.start_redis()
-        _restored(cluster, epoch)
+    cluster.kill("replica")
+    cluster.forget_redis()
+    (cluster.folder / "replica").rename(cluster.folder / "redis")
+    cluster.start_redis()
+    _restored(cluster, epoch)
 
 
 def _without_faketime() -> str:
@@ -190,8 +189,8 @@ def freeze_redis(cluster: Cluster, choice: random.Random) -> None:
         cluster.await_completed(40 * round_ + 20)
         with cluster.blow("wipe"):
             cluster.kill("redis", signal.SIGSTOP)
-            pause(seconds)
-            cluster.kill("redis", signal.SIGCONT)
+        pause(seconds)
+        cluster.kill("redis", signal.SIGCONT)
 
 
 @drill()
@@ -205,7 +204,8 @@ def kill_restorer(cluster: Cluster, choice: random.Random) -> str:
         _begun(cluster, epoch)
         # Not when the process was started: it takes seconds to come so far.
         told = re.findall(r"^wiped: ([\d.]+)$", (cluster.folder / f"{how}.log").read_text(), re.M)
-        cluster.blows.append(Blow("wipe", float(told[-1]), time.monotonic()))
+        moment = float(told[-1])
+        cluster.blows.append(Blow("wipe", moment, moment + 0.05))
         done = cluster.completed()
         last = _restored(cluster, epoch + 1)
         if how == "kill":
@@ -275,8 +275,8 @@ def _freeze_worker(cluster: Cluster, choice: random.Random) -> None:
 def _kill_redis(cluster: Cluster, choice: random.Random) -> None:
     with cluster.blow("wipe"):
         cluster.kill("redis")
-        pause(choice.uniform(0.0, cluster.lease))
-        cluster.start_redis()
+    pause(choice.uniform(0.0, cluster.lease))
+    cluster.start_redis()
 
 
 def _flushall(cluster: Cluster, choice: random.Random) -> None:
