@@ -69,10 +69,11 @@ def every() -> Iterator[click.Context]:
 
 def reference() -> str:
     """Return the page."""
-    parts = [INTRODUCTION]
-    for context in every():
-        parts.append(f"## {context.command_path}\n\n```text\n{context.get_help().strip()}\n```\n")
-    return "\n".join(parts)
+    parts = [
+        f"## {context.command_path}\n\n```text\n{context.get_help().strip()}\n```\n"
+        for context in every()
+    ]
+    return "\n".join([INTRODUCTION, *parts])
 
 
 if __name__ == "__main__":

@@ -110,8 +110,10 @@ def test_the_app_is_found_in_the_current_folder_or_by_the_environment(tmp_path: 
 def test_celerys_own_command_line_has_the_verbs(tmp_path: Path) -> None:
     # As the entry point does once the distribution is installed.
     code = (
-        "from celery.bin.celery import celery, main; from coordinator.cli import main as ours;"
-        "celery.add_command(ours, 'coordinator'); main()"
+        "from importlib.metadata import EntryPoint; from click_plugins import with_plugins;"
+        "from celery.bin.celery import celery, main;"
+        "point = EntryPoint('coordinator', 'coordinator.cli:main', 'celery.commands');"
+        "with_plugins([point])(celery); main()"
     )
     shown = subprocess.run(
         [sys.executable, "-c", code, *APP, "coordinator", "check", "--json"],

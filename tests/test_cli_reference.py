@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from coordinator.cli import main
-from tests.cli_reference import PAGE, commands, reference
+from tests.cli_reference import PAGE, every, reference
 
 
 def test_the_page_is_what_the_commands_say_of_themselves() -> None:
@@ -13,7 +12,8 @@ def test_the_page_is_what_the_commands_say_of_themselves() -> None:
 
 
 def test_every_command_and_every_option_has_a_help_text() -> None:
-    for words, context in commands(main, ("coordinator",)):
+    for context in every():
+        words = context.command_path
         assert context.command.help, words
         for option in context.command.params:
             assert not isinstance(option, click.Option) or option.help, f"{words} {option.name}"

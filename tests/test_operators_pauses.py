@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -51,14 +51,15 @@ def test_a_real_worker_does_not_start_what_it_fetches_after_the_pause(desk: Desk
 @pytest.mark.parametrize("what", ["queue", "model", "org", "integration", None])
 def test_everything_that_is_needed_can_be_paused(desk: Desk, what: str | None) -> None:
     names = {"queue": "work", "model": "m", "org": "acme", "integration": "db"}
-    desk.queue.pause(**({what: names[what]} if what else {}))
+    given: dict[str, Any] = {what: names[what]} if what else {}
+    desk.queue.pause(**given)
     job_id = desk.send("m", org="acme", integration="db")
     other = desk.send("n", queue="training")
     assert desk.state(job_id) == "waiting"
     assert desk.state(other) == ("dispatched" if what else "waiting")
     (obstacle,) = [one for one in desk.queue.why(job_id).obstacles if one.code == "held"]
     assert way_out(obstacle.resource) == desk.queue.why(job_id).remedy
-    desk.queue.resume(**({what: names[what]} if what else {}))
+    desk.queue.resume(**given)
     assert desk.state(job_id) == "dispatched"
 
 
@@ -109,15 +110,13 @@ def test_a_queue_starts_paused_when_it_is_first_seen_and_never_again(
     assert desk.queue.get_holds() == []
 
 
-def test_what_cannot_be_paused(desk: Desk) -> None:
-    for wrong in (
-        {"queue": "trainig"},
-        {"model": ""},
-        {"org": "a b"},
-        {"queue": "work", "model": "m"},
-    ):
-        with pytest.raises(InvalidValue):
-            desk.queue.pause(**wrong)
+@pytest.mark.parametrize(
+    "wrong",
+    [{"queue": "trainig"}, {"model": ""}, {"org": "a b"}, {"queue": "work", "model": "m"}],
+)
+def test_what_cannot_be_paused(desk: Desk, wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidValue):
+        desk.queue.pause(**wrong)
     assert desk.queue.get_holds() == []
 
 

@@ -31,7 +31,9 @@ from coordinator.cli.installation import Installation
 from coordinator.cli.output import ErrorsShown
 
 
+# Celery registers what its entry point loads under the command's own name.
 @click.group(
+    "coordinator",
     cls=ErrorsShown,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
