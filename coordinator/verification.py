@@ -26,10 +26,10 @@ _HASHES = (
     "counts",
     "reservation",
 )
-_SETS = ("blocked", "wakes", "restored", "awaited")
+_SETS = ("blocked", "kin", "wakes", "restored", "awaited")
 _ORDERED = ("ends", "delayed", "expiring", "workers", "tombstones", "wide")
-_JOBS = ("job", "message", "dispatched", "holders", "worker", "running")
-_CLASSES = ("class", "needs", "lanes", "passes", "parked")
+_JOBS = ("job", "message", "dispatched", "holders", "owned", "worker", "running")
+_CLASSES = ("class", "needs", "kin", "lanes", "passes", "parked")
 _KINDS = frozenset((*_HASHES, *_SETS, *_ORDERED, *_JOBS, *_CLASSES, "events", "leader"))
 #: What a waiting job must not keep of an earlier life: it would be taken for the present one.
 _LEFTOVERS = (
@@ -94,7 +94,7 @@ def _type_of(name: str) -> str | None:
     kind, _, rest = name.partition(":")
     if kind in _ORDERED or kind in ("class", "lanes", "parked", "dispatched"):
         return "zset"
-    if kind in _SETS or kind in ("holders", "running"):
+    if kind in _SETS or kind in ("holders", "owned", "kin", "running"):
         return "set"
     if kind == "worker" and rest.endswith(":jobs"):
         return "set"
@@ -188,6 +188,9 @@ class _Verification:
         for job_id, job in self._in(*HOLDING).items():
             for resource in job.get("held", "").split():
                 expected.setdefault(resource, set()).add(job_id)
+        for owner, key in self.at.names("owned"):
+            for resource in self.at.set(key):
+                expected.setdefault(resource, set()).add(owner)
         for resource in {*expected, *(name for name, _ in self.at.names("holders"))}:
             key = f"holders:{resource}"
             self._same(key, self.at.set(key), expected.get(resource, set()))
@@ -213,6 +216,13 @@ class _Verification:
             if len(models_of(self.at.hash(f"needs:{class_id}").get("needs", "").split())) > 1
         }
         self._same("wide", self.at.zset("wide").items(), wide)
+        kin: dict[str, set[str]] = {}
+        for class_id, key in self.at.names("needs"):
+            if owner := self.at.hashes[key].get("owner"):
+                kin.setdefault(owner, set()).add(class_id)
+        self._same("kin", self.at.set("kin"), kin)
+        for owner in {*kin, *(name for name, _ in self.at.names("kin"))}:
+            self._same(f"kin:{owner}", self.at.set(f"kin:{owner}"), kin.get(owner, set()))
         reserved = self.at.hash("reservation").get("job")
         if reserved and reserved not in self.at.zset("wide"):
             self._note("reservation", f"is for {reserved}, which does not wait for several models")

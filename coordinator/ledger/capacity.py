@@ -92,6 +92,10 @@ class Capacity(Scripts):
         """Set the limit of a resource, or reset it to the configured one with None."""
         self.run("limit", resource, "" if value is None else value, until_ms, by, reason)
 
+    def disown(self, owner: str) -> tuple[str, ...]:
+        """Give back the models that an owner (``Job.owner``) holds for its jobs; returns the jobs that start."""
+        return tuple(self.run("disown", owner).get("started") or ())
+
     def weigh(self, org: str, weight: int | None, by: str, reason: str = "") -> None:
         """Set the weight of an org's turns: one of weight 2 starts twice as many jobs. None resets it."""
         self.limit(f"weight:{org}", weight, by, reason)

@@ -112,6 +112,10 @@ class Reads(Scripts):
     def holders(self, resource: str) -> set[str]:
         return set(self.redis.smembers(f"{self.prefix}holders:{resource}"))
 
+    def owned(self, owner: str) -> set[str]:
+        """Return the resources of which an owner that is no job has a unit."""
+        return set(self.redis.smembers(f"{self.prefix}owned:{owner}"))
+
     def holds(self) -> dict[str, dict[str, Any]]:
         """Return the held resources, each with who, why and until when."""
         raw = self.redis.hgetall(f"{self.prefix}holds")

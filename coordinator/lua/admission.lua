@@ -11,8 +11,7 @@ local places = {}          -- what blockers.lua has counted, until somebody's tu
 local function admit(class, job, message)
   local id, token, mine = job.id, next_token(), {}
   for _, resource in ipairs(class.needs) do
-    if class.owner == '' or call('SISMEMBER', P .. 'holders:' .. resource, class.owner) == 0 then
-      add('holders:' .. resource, id)
+    if take(resource, id, class.owner) then
       mine[#mine + 1] = resource
     end
   end
@@ -49,9 +48,22 @@ local function stopped_by(class, task)
   end
 end
 
+local try
+
+-- Tries the classes that wait for what their owner holds by now. Where they are parked it is not their turn: somebody
+-- before them waits for the owner to give it back.
+local function try_kin(owner)
+  for _, id in ipairs(owner ~= '' and call('SMEMBERS', P .. 'kin:' .. owner) or {}) do
+    local class = class_read(id)
+    if class and call('SISMEMBER', P .. 'holders:' .. class.parked, owner) == 1 then
+      try(class, class.parked)
+    end
+  end
+end
+
 -- Tries the first job of a class. Afterwards the class is parked where its next job must wait, or on
 -- `from` (a resource being woken) when nothing stops it but its turn, or gone when it is empty.
-local function try(class, from)
+function try(class, from)
   local head = call('ZRANGE', P .. 'class:' .. class.id, 0, 1, 'WITHSCORES')
   if not head[1] then
     drop(class)
@@ -67,11 +79,12 @@ local function try(class, from)
   admit(class, job)
   if not head[3] then
     drop(class)
-    return nil
+  else
+    stop = stopped_by(class, read(head[3]).task)
+    -- Nothing stops the next job but its turn: it waits for it on the resource being woken.
+    park(class, stop or from, head[4])
   end
-  stop = stopped_by(class, read(head[3]).task)
-  -- Nothing stops the next job but its turn: it waits for it on the resource being woken.
-  park(class, stop or from, head[4])
+  try_kin(class.owner)
   return stop
 end
 
@@ -169,6 +182,9 @@ local function wake(resources)
       end
     end
   end
+  for _, owner in ipairs(is_there('kin') and call('SRANDMEMBER', P .. 'kin', 20) or {}) do
+    try_kin(owner)
+  end
 end
 
 local function continue_wakes()
@@ -197,11 +213,17 @@ local function enqueue(job, needs, on, message)
       stop, code = stopped_by(class, job.task)
       if not stop then
         admit(class, job, message)
+        try_kin(class.owner)
         return nil
       end
     end
     call('HSET', P .. 'needs:' .. id, 'needs', needs.needs, 'priority', needs.priority,
       'org', needs.org, 'owner', needs.owner)
+    if needs.owner ~= '' then
+      call('SADD', P .. 'kin:' .. needs.owner, id)
+      call('SADD', P .. 'kin', needs.owner)
+      there.kin = true
+    end
   end
   call('ZADD', key, job.sequence, job.id)
   if several(class.needs) then

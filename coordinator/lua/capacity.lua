@@ -3,7 +3,7 @@
 local limits, holds, pending, sizes = {}, {}, {}, {}
 
 -- Most of what can be there seldom is: one look at all of it, and another at each only if there is any.
-local RARE = {'holds', 'limits', 'overrides', 'wakes', 'wide', 'reservation'}
+local RARE = {'holds', 'limits', 'overrides', 'wakes', 'wide', 'reservation', 'kin'}
 local there = {}
 do
   local keys = {}
@@ -45,6 +45,18 @@ local function remove(key, member, command)
   if sizes[key] then
     sizes[key] = sizes[key] - gone
   end
+end
+
+-- Takes a unit for a job; returns whether it is the job's own. Jobs of an owner take models and `serial` in its
+-- name: it keeps them from its first job to its last, and what it holds is free for its own jobs.
+local function take(resource, id, owner)
+  if owner == '' or not (resource == 'serial' or resource:match('^model:')) then
+    add('holders:' .. resource, id)
+    return true
+  end
+  add('holders:' .. resource, owner)
+  call('SADD', P .. 'owned:' .. owner, resource)
+  return false
 end
 
 -- Whether the wake of a resource is not finished. Asked one by one: after a change of the configuration
@@ -229,15 +241,17 @@ end
 
 -- Why a unit of this resource cannot be had now, or nil. `task` is that of the job that asks.
 local function obstacle(resource, class, task)
-  if is_pending(resource) then
-    return 'wake'
-  end
   if held(resource) then
     return 'held'
   end
+  if class.owner ~= '' and call('SISMEMBER', P .. 'holders:' .. resource, class.owner) == 1 then
+    return nil
+  end
+  if is_pending(resource) then
+    return 'wake'
+  end
   local limit = limit_of(resource)
-  if limit and size('holders:' .. resource) >= limit
-    and (class.owner == '' or call('SISMEMBER', P .. 'holders:' .. resource, class.owner) == 0) then
+  if limit and size('holders:' .. resource) >= limit then
     return limit == 0 and 'closed' or 'full'
   end
   if kept(resource, class, task) then

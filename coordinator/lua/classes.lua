@@ -90,6 +90,12 @@ end
 local function drop(class)
   unpark(class)
   call('DEL', P .. 'needs:' .. class.id)
+  if class.owner ~= '' then
+    call('SREM', P .. 'kin:' .. class.owner, class.id)
+    if call('EXISTS', P .. 'kin:' .. class.owner) == 0 then
+      call('SREM', P .. 'kin', class.owner)
+    end
+  end
 end
 
 -- Charges one turn to the lane of an admitted job on every resource where others wait.

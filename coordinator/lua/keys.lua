@@ -18,6 +18,8 @@
 --   passes:<resource> hash    lane -> its pass (stride scheduling), kept while anything is parked there
 --   parked:<resource>|<lane>  zset  classes by the sequence of their first job
 --   holders:<resource>  set   owners of its units
+--   owned:<owner>     set     resources of which an owner that is no job (a workflow's execution) has a unit
+--   kin               set     owners that have waiting jobs; kin:<owner> set of the classes of these
 --   blocked           set     resources where classes are parked
 --   wakes             set     resources whose wake is not finished
 --   delayed, expiring zset    jobs by due time, by expiry of the job itself

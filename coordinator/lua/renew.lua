@@ -57,12 +57,15 @@ local function adopt(job, token)
     call('ZREM', P .. 'delayed', job.id)
   end
   local needs = job.adopt or job.needs
+  local mine = {}
   for resource in needs:gmatch('%S+') do
-    add('holders:' .. resource, job.id)
+    if take(resource, job.id, job.owner or '') then
+      mine[#mine + 1] = resource
+    end
   end
   call('SADD', key .. ':jobs', job.id)
   add('running:' .. queues, job.id)
-  move(job, 'restored', 'running', {held = needs, needs = needs, worker = worker, token = token, nonce = '',
+  move(job, 'restored', 'running', {held = table.concat(mine, ' '), needs = needs, worker = worker, token = token, nonce = '',
     pool = queues, started = text(now), due = false,
     attempts = math.max(1, tonumber(job.attempts) or 0)}, {worker = worker, token = token,
     attempts = math.max(1, tonumber(job.attempts) or 0)})

@@ -47,10 +47,14 @@ for i = 5, #ARGV, 18 do
     fields.entered = 1
     if state == 'running' or state == 'stopping' then
       local worker, token = ARGV[i + 16], ARGV[i + 17]
+      local mine = {}
       for resource in needs:gmatch('%S+') do
-        add('holders:' .. resource, id)
+        if take(resource, id, described.owner) then
+          mine[#mine + 1] = resource
+        end
       end
-      fields.held, fields.needs, fields.priority, fields.org = needs, needs, described.priority, described.org
+      fields.held, fields.needs = table.concat(mine, ' '), needs
+      fields.priority, fields.org = described.priority, described.org
       fields.worker, fields.token, fields.nonce, fields.started = worker, token, '', text(now)
       if state == 'stopping' then
         fields.stop, fields.stop_reason, fields.stop_by = 'cancel', 'canceled before the restore', 'coordinator'
