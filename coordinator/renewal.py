@@ -41,6 +41,9 @@ class WorkerView(Protocol):
     def free(self) -> int: ...
     def received(self) -> int: ...
     def unread(self) -> bool: ...
+
+    warned: bool
+
     def leaving(self) -> bool: ...
     def hand(self) -> Iterable[InHand]: ...
     def runs(self, item: InHand) -> bool: ...
@@ -156,7 +159,9 @@ class Renewal(threading.Thread):
                     self._give_back("its worker lost the connection", self.worker.dropped())
                     self.ledger.tick(patience=0)
                 self._give_up()
-                self.stopping.enforce()
+                if self.stopping.enforce() and self.can_kill and self.worker.warned:
+                    # Begun just before a shutdown at once, when the main process had stopped listening.
+                    self.stopping.end(self.worker.processes())
             except LedgerUnavailable as error:
                 logger.debug("[COORDINATOR] renewal: %s", error)
             except LedgerClosed:
@@ -185,17 +190,19 @@ class Renewal(threading.Thread):
         seconds, waited = self.shutdown_seconds, time.monotonic() - self._left_at
         if not self._left_at or seconds is None or waited < seconds:
             return
-        begun = [item for item in self.worker.hand() if item.worker_pid is not None]
+        hand = list(self.worker.hand())
         if not self._gave_up:
-            for item in begun:
-                answer = self.ledger.release(item.id, "its worker was stopped", self.worker.id)
-                if answer["answer"] != "stopping":
-                    # It has ended, and the main process, which waits for its pool, has yet to hear of it.
-                    continue
-                self.stopping.at_once(item, "release")
-                logger.warning("[COORDINATOR] job %s goes back: its worker stops", item.id)
+            for item in hand:
+                # It may have ended, and the main process, which waits for its pool, has yet to hear of it.
+                if item.give_back(self.ledger):
+                    self.stopping.at_once(item, "release")
+                    logger.warning("[COORDINATOR] job %s goes back: its worker stops", item.id)
             self._gave_up = True
-        elif not self.can_kill and begun and waited > seconds + HARD_STOP:
+        elif (
+            not self.can_kill
+            and waited > seconds + HARD_STOP
+            and any(item.worker_pid is not None for item in hand)
+        ):
             # Threads that reach no checkpoint end with their worker, and go back when its lease has ended.
             os.kill(os.getpid(), signal.SIGKILL)
 

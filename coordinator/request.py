@@ -18,6 +18,7 @@ from celery.worker.request import Request as CeleryRequest
 from coordinator.context import WORKER_ID
 from coordinator.errors import CoordinatorError
 from coordinator.family import PROCESS_MARK, end, member, remains
+from coordinator.ledger import Ledger
 from coordinator.needs import limit_of
 from coordinator.transport import OPTIONS_HEADER, TOKEN_HEADER
 
@@ -101,10 +102,11 @@ class Request(CeleryRequest):
         if self.token is None:
             super().cancel(pool, signal, emit_retry)
             return
-        if self.worker_pid is None or self.over:
-            # Not begun: the worker gives it back when it leaves.
+        if self.over:
             return
-        self._tell(lambda queue: queue.ledger.release(self.id, "its worker was stopped", "celery"))
+        self._tell(lambda queue: self.give_back(queue.ledger))
+        if self.worker_pid is None:
+            return
         try:
             pool.terminate_job(self.worker_pid, _signals.signum(signal or TERM_SIGNAME))
         except NotImplementedError:
@@ -112,6 +114,18 @@ class Request(CeleryRequest):
             return
         # No retry is announced: the result of a run that ends at this moment must not be overwritten.
         self._announce_cancelled(emit_retry=False)
+
+    def give_back(self, ledger: Ledger) -> bool:
+        """Give the job back, uncounted; return whether a run of it has to be stopped for that."""
+        reason = "its worker was stopped"
+        if self.token is None:
+            return False
+        # A process may have begun it without the main process having heard of that.
+        if self.worker_pid is None and ledger.undeliver(self.id, self.token, reason):
+            self.over = True
+            return False
+        answer = ledger.release(self.id, reason, "celery")
+        return bool(answer["answer"] == "stopping")
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         if not soft and self.token is not None:

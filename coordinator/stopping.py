@@ -13,6 +13,7 @@ from typing import Protocol
 
 from coordinator.context import silence_text
 from coordinator.family import end, member
+from coordinator.ledger import Ledger
 
 logger = logging.getLogger("coordinator")
 
@@ -29,6 +30,8 @@ class InHand(Protocol):
     time_start: float | None
     heartbeat_timeout: float | None
     ended_because: str
+
+    def give_back(self, ledger: Ledger) -> bool: ...
 
 
 class Processes(Protocol):
@@ -92,10 +95,15 @@ class Stopping:
                     item.id,
                 )
 
-    def enforce(self) -> None:
-        """Signal or kill what was told long enough ago; call it again and again."""
+    def enforce(self) -> bool:
+        """Signal or kill what was told long enough ago; call it again and again.
+
+        Returns:
+            Whether there is a run that should be dead and of which nobody knows in which process it is.
+        """
         if not self._stops:
-            return
+            return False
+        lost = False
         hand = list(self.worker.hand())
         present = {(item.id, item.token) for item in hand}
         for run, stop in [*self._stops.items()]:
@@ -104,10 +112,12 @@ class Stopping:
                 del self._stops[run]
             elif waited > HARD_STOP:
                 self.kill(run[0], hand, f"told to stop ({stop.kind})")
+                lost = lost or any(item.id == run[0] and item.worker_pid is None for item in hand)
             elif waited > SOFT_STOP and not stop.told:
                 # Once: a second one would break into what the first made the job clean up.
                 stop.told = True
                 self._signal(run[0], hand, signal.SIGTERM)
+        return lost
 
     def kill(self, job_id: str, hand: Sequence[InHand], reason: str, least: float = 0.0) -> None:
         """Kill the process of a job, with all it started, if it has run for ``least`` seconds."""

@@ -47,7 +47,11 @@ class WorkerView:
 
     def slots(self) -> int:
         # As many as the pool may grow to: it grows when messages come, and they come to free slots.
-        limit = self.controller.max_concurrency or self.controller.pool.num_processes
+        try:
+            limit = self.controller.max_concurrency or self.controller.pool.num_processes
+        except AttributeError:
+            # The pool is down already, and the lease is kept for a moment more.
+            limit = 1
         return int(limit or 1)
 
     def busy(self) -> int:
