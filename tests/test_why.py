@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 
 import pytest
@@ -89,6 +90,57 @@ def test_positions_are_the_order_in_which_jobs_start(at: Driver) -> None:
         started.append(running)
     assert started == sorted(names, key=lambda name: said[name] or 0)
     assert [said[name] for name in started] == list(range(1, 13))
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("on", ["model", "queue"])
+def test_positions_of_several_orgs_are_the_order_in_which_they_start(
+    at: Driver, on: str, seed: int
+) -> None:
+    """Replayed: with turns, weights and priorities, jobs start in the order of the positions stated before."""
+    draw = random.Random(seed)
+    at.work(slots=1)
+    at.ledger.weigh("two", 2, "ann")
+    at.ledger.weigh("three", 3, "ann")
+    at.submit("first", "m")
+    token = at.start("first")
+    names = [f"j{number}" for number in range(24)]
+    for name in names:
+        model = "m" if on == "model" else f"m of {name}".replace(" ", "-")
+        org = draw.choice(["one", "two", "three", None])
+        at.submit(name, model, org=org, priority=draw.choice([5, 5, 5, 0, 9]))
+    # Turns that were taken before count as well.
+    order = ["first"]
+    for _ in range(5):
+        at.ledger.finish(order[-1], token, "completed")
+        order.append(next(name for name in names if at.state(name) == "dispatched"))
+        token = at.start(order[-1])
+    waiting = [name for name in names if name not in order]
+    stated = {name: at.ledger.waits(name) for name in waiting}
+    positions = {name: waits.position for name, waits in stated.items() if waits is not None}
+    assert sorted(positions.values()) == list(range(1, len(waiting) + 1))
+    started: list[str] = []
+    while len(started) < len(waiting):
+        at.ledger.finish([*order, *started][-1], token, "completed")
+        (name,) = (name for name in waiting if at.state(name) == "dispatched")
+        started.append(name)
+        token = at.start(name)
+    assert started == sorted(waiting, key=positions.__getitem__)
+
+
+def test_the_position_at_submission_is_the_one_that_is_stated_later(at: Driver) -> None:
+    at.work(slots=1)
+    at.submit("first", "m")
+    jobs = [at.job(f"j{n}", "m", org=["one", "two"][n % 2]) for n in range(45)]
+    for admission in at.ledger.submit(jobs):
+        waits = at.ledger.waits(admission.job_id)
+        assert waits is not None
+        # Those submitted after it may take turns of their org before it, never more than it said.
+        assert admission.position is not None
+        assert admission.position <= waits.position
+    last = at.ledger.waits("j44")
+    assert last is not None
+    assert last.position == 45
 
 
 def test_jobs_that_do_not_wait(at: Driver) -> None:
