@@ -200,6 +200,8 @@ def test_locks_say_who_holds_and_how_many_wait(at: Driver) -> None:
     assert (held.resource, holder.id, holder.worker, held.waiting) == ("model:m", "a", "w", 3)
     assert held.limit == 1
     assert (paused.resource, paused.holders, paused.waiting) == ("model:x", (), 0)
+    assert paused.hold is not None
+    assert paused.hold.pop("at_ms") > 0
     assert paused.hold == {"by": "ann", "reason": "retraining"}
     queues = {lock.resource: lock.waiting for lock in at.ledger.locks(("queue", "serial"))}
     assert queues == {"queue:q": 0, "serial": 0}
