@@ -78,9 +78,10 @@ def _hit(cluster: Cluster, name: str, blow: str) -> None:
     else:
         cluster.kill("redis", signal.SIGSTOP)
         pause(1.2 * cluster.lease)
-        gone = [cluster.processes[each].poll() for each in NAMES]
+        # The other one may have been started a moment ago, and fetch nothing yet: then it may live.
+        gone = process.poll()
         cluster.kill("redis", signal.SIGCONT)
-        assert gone == [-signal.SIGKILL] * len(NAMES), f"workers without a lease live: {gone}"
+        assert gone == -signal.SIGKILL, f"a worker without a lease lives: {gone}"
 
 
 @drill(runs_killed=True, reusable=False, workers=())

@@ -201,6 +201,8 @@ def _take_over(cluster: Cluster, choice: random.Random, within: float) -> str:
             return min(later, default=0.0)
 
         waits.append(eventually(again, within + 10, 0.05) - killed)
+    cluster.revive()
+    cluster.await_workers()
     assert waits[0] < 2.0, f"after the death of a child its model waited for {waits[0]:.2f} s"
     assert waits[1] < within, f"after the death of a worker its model waited for {waits[1]:.2f} s"
     return f"child {waits[0]:.2f} s, worker {waits[1]:.2f} s"
