@@ -14,6 +14,7 @@ from typing import Any
 
 from coordinator.errors import InvalidSetting
 from coordinator.resources import check_name
+from coordinator.thresholds import GROUPS, AlertSettings, HealthSettings, PanicSettings, parsed
 
 PREFIX = "coordinator_"
 DATA_DIR = ".coordinator"
@@ -87,6 +88,9 @@ class Settings:
         app: the Celery app of the command line, as ``celery -A`` takes it.
         populator: ``module:callable`` that returns the wishes of the populator.
         summary: ``module:callable`` that tells ``coordinator up`` how far the models have come.
+        panic: when circuit breakers open and close by themselves.
+        health: from where on a queue is degraded, and unhealthy.
+        alerts: when alerts are raised, and where they go.
     """
 
     redis_url: str | None = None
@@ -121,6 +125,9 @@ class Settings:
     app: str | None = None
     summary: str | None = None
     populator: str | None = None
+    panic: PanicSettings = field(default_factory=PanicSettings)
+    health: HealthSettings = field(default_factory=HealthSettings)
+    alerts: AlertSettings = field(default_factory=AlertSettings)
 
     @property
     def embedded(self) -> bool:
@@ -366,9 +373,12 @@ def load(
             )
         queues[queue] = replace(queues[queue], timeout=seconds)
     values: dict[str, Any] = {"queues": queues}
+    values |= {name: parsed(name, *given.pop(name)) for name in GROUPS if name in given}
     for name, (shown, value) in given.items():
         if name not in _PARSERS:
-            names = [shown[: len(shown) - len(name)] + known for known in (*_PARSERS, "queues")]
+            names = [
+                shown[: len(shown) - len(name)] + known for known in (*_PARSERS, *GROUPS, "queues")
+            ]
             if shown.isupper():
                 names = [item.upper() for item in names]
             raise InvalidSetting("setting", shown, "a setting listed in the reference", names)

@@ -21,6 +21,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "states",
         "resources",
         "jobs",
+        "thresholds",
         "settings",
         "selection",
         "durations",
