@@ -25,7 +25,7 @@ app.conf.coordinator_summary = "tests.plain_app:summary"
 app.conf.beat_schedule = {"play": {"task": "play", "schedule": 0.2}}
 
 
-@app.task(name="play")
+@app.task(name="play", shared=False)
 def play() -> int:
     """Play a game: one more byte in a file."""
     with games.open("ab") as file:

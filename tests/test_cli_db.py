@@ -54,7 +54,7 @@ def test_upgrade_makes_the_tables_and_status_tells(database: Path) -> None:
 
 def test_prune_counts_asks_removes_and_is_noted(store: Store) -> None:
     counted = json.loads(db("prune", "--dry-run", "--json").stdout)
-    assert counted["removed"] == {"events": 4, "jobs": 1, "poison": 0}
+    assert counted["removed"] == {"events": 4, "jobs": 1, "poison": 0, "workers": 0}
     assert db("prune", answer="n\n").exit_code == 1
     assert len(list(store.export())) == 4, "no is no"
     done = json.loads(db("prune", "--yes", "--reason", "space", "--json").stdout)
