@@ -13,13 +13,14 @@ from functools import lru_cache
 import sqlalchemy as sa
 
 from coordinator.errors import InvalidSetting
+from coordinator.schema.conditions import conditions
 from coordinator.schema.jobs import jobs, models
 from coordinator.schema.log import events, workflows
 from coordinator.schema.texts import words
 from coordinator.schema.workers import moments, workers
 
 #: The newest migration; what ``Store.upgrade`` brings a database to.
-HEAD = "0003"
+HEAD = "0004"
 
 #: Kinds of operator settings.
 SETTING_KINDS = ("limit", "hold", "override", "weight")
@@ -43,6 +44,7 @@ class Schema:
     workflows: sa.Table
     workers: sa.Table
     moments: sa.Table
+    conditions: sa.Table
 
     @property
     def version_table(self) -> str:
@@ -130,4 +132,5 @@ def schema(prefix: str = "") -> Schema:
         workflows=workflows(metadata, prefix),
         workers=workers(metadata, prefix),
         moments=moments(metadata, prefix),
+        conditions=conditions(metadata, prefix),
     )

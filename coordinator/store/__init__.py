@@ -6,9 +6,9 @@ import it where they first use it. Verbs live in the modules of this package, on
 
 from __future__ import annotations
 
+from coordinator.store.conditions import Condition, Conditions
 from coordinator.store.database import Row, RowRefused
 from coordinator.store.failures import Failures
-from coordinator.store.listings import Listings
 from coordinator.store.log import Log
 from coordinator.store.operations import Operations, OperatorSetting
 from coordinator.store.poison import Poison
@@ -20,6 +20,7 @@ from coordinator.store.upgrade import SchemaStatus, Upgrade
 from coordinator.store.workers import StoredWorker, Workers
 
 __all__ = [
+    "Condition",
     "OperatorSetting",
     "Pruned",
     "Recorded",
@@ -34,7 +35,7 @@ __all__ = [
 ]
 
 
-class Store(Recording, Poison, Restoration, Listings, Failures, Operations, Workers, Log, Upgrade):
+class Store(Recording, Poison, Restoration, Conditions, Failures, Operations, Workers, Log, Upgrade):
     """All verbs of the store; see ``database.Database`` for the arguments.
 
     Cheap to make: it connects with the first verb. Safe to share between threads and across a fork.
