@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING
 
 from coordinator.author import default_author
 from coordinator.bulk import BulkVerbs
-from coordinator.errors import InvalidValue
-from coordinator.holds import Holds
 from coordinator.resources import check_limit, check_name, check_resource
+from coordinator.shares import Shares
 
 if TYPE_CHECKING:
     from coordinator.store import Pruned
 
 
-class Operators(BulkVerbs, Holds):
+class Operators(BulkVerbs, Shares):
     """The operators' verbs of the work queue."""
 
     def limit(
@@ -41,8 +40,7 @@ class Operators(BulkVerbs, Holds):
         check_resource("resource", resource)
         if value is not None:
             check_limit("limit", value)
-        if isinstance(until_ms, bool) or not isinstance(until_ms, int) or until_ms < 0:
-            raise InvalidValue("until_ms", until_ms, "a moment in Unix milliseconds, or 0")
+        check_limit("until_ms", until_ms)
         self.ledger.limit(resource, value, by or default_author(), reason, until_ms)
 
     def weigh(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from kombu import Queue
+from kombu.entity import Queue
 from kombu.exceptions import EncodeError
 
 from coordinator.errors import InvalidValue
