@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,6 +40,10 @@ _PARTS: dict[str, tuple[str, ...]] = {
 
 #: How long an operation goes on trying to reach Redis, in seconds.
 PATIENCE = 5.0
+
+#: Seconds for which a connection needs no look whether it still is one. Each look is a system call, and the
+#: pool's bookkeeping around it costs more than packing, sending and reading a script's call together.
+FRESH = 1.0
 
 
 @cache
@@ -132,9 +137,13 @@ class Scripts:
         #: For reads; every change goes through a script. Answers are text.
         self.redis: Any = _Reader(connection_pool=self.pool)
         self._shas: dict[str, str] = {}
+        #: Connections between two calls, and when the last one ended; of the process with this number.
+        self._kept: list[tuple[Any, float]] = []
+        self._pid = os.getpid()
 
     @contextmanager
     def _connection(self) -> Iterator[Any]:
+        """Give a connection of the pool, for what is no script."""
         connection = self.pool.get_connection()
         try:
             yield connection
@@ -144,6 +153,20 @@ class Scripts:
             raise
         finally:
             self.pool.release(connection)
+
+    def _fresh(self) -> Any:
+        """Return a connection that was used a moment ago and that nobody else uses now, or None."""
+        if self._pid != os.getpid():
+            # Two processes that read replies from one socket would take each other's.
+            self._kept, self._pid = [], os.getpid()
+        try:
+            connection, used = self._kept.pop()
+        except IndexError:
+            return None
+        if time.monotonic() - used < FRESH:
+            return connection
+        self.pool.release(connection)
+        return None
 
     def run(self, name: str, *arguments: str | float, patience: float | None = None) -> Any:
         """Run a script and return its decoded answer.
@@ -190,7 +213,21 @@ class Scripts:
         return []
 
     def _evaluate(self, name: str, calls: Sequence[tuple[str | float, ...]]) -> list[str]:
-        with self._connection() as connection:
+        connection = self._fresh()
+        if connection is not None:
+            try:
+                return self._asked(connection, name, calls)
+            except redis.ConnectionError:
+                # Closed since it was used last, which says nothing of Redis now. The pool's are looked at.
+                pass
+        return self._asked(self.pool.get_connection(), name, calls)
+
+    def _asked(
+        self, connection: Any, name: str, calls: Sequence[tuple[str | float, ...]]
+    ) -> list[str]:
+        try:
+            # A new connection may be to another life of the server: its run id is asked for first.
+            connection.connect()
             sha = self._shas.get(name)
             if sha is None:
                 connection.send_command("SCRIPT", "LOAD", _source(name))
@@ -198,13 +235,23 @@ class Scripts:
             start = ("EVALSHA", sha, 1, self.prefix, connection.coordinator_run_id)
             commands = [(*start, *arguments) for arguments in calls]
             try:
-                return self._replies(connection, commands)
+                replies = self._replies(connection, commands)
             except redis.exceptions.NoScriptError:
                 connection.send_command("SCRIPT", "LOAD", _source(name))
                 connection.read_response()
-                return self._replies(connection, commands)
+                replies = self._replies(connection, commands)
+        except BaseException:
+            # A reply may still be under way: nobody else may read it.
+            connection.disconnect()
+            self.pool.release(connection)
+            raise
+        self._kept.append((connection, time.monotonic()))
+        return replies
 
     def _replies(self, connection: Any, commands: list[tuple[Any, ...]]) -> list[str]:
+        if len(commands) == 1:
+            connection.send_packed_command(connection.pack_command(*commands[0]))
+            return [str(connection.read_response())]
         connection.send_packed_command(connection.pack_commands(commands))
         replies, failure = [], None
         for _ in commands:
