@@ -201,8 +201,16 @@ class World(Observed):
             self.check()
             return
         assert answer.answer == ("again" if replay else "done")
-        self._finished(job_id, outcome, following, bool(delay))
+        if outcome == "replaced" and following is None and self._was_published(delivery):
+            # The canvas was quicker than the run it replaced: the job goes on as it was submitted again.
+            following = self.jobs[job_id]
+            self._goes_on(job_id, following, following.due_ms > self.now())
+        else:
+            self._finished(job_id, outcome, following, bool(delay))
         self.check()
+
+    def _was_published(self, delivery: Delivery) -> bool:
+        return self.before[delivery.job_id].get("next_of") == str(delivery.token)
 
     def _finished(self, job_id: str, outcome: str, following: Job | None, delayed: bool) -> None:
         job = self.model.jobs[job_id]
@@ -218,14 +226,21 @@ class World(Observed):
             self.model.back(job_id, "completed")
             self.replaced.add(job_id)
         else:
-            self.jobs[job_id] = following
-            job.needs, job.priority, job.retries = (
-                following.needs,
-                following.priority,
-                following.retries,
-            )
-            job.max_retries = following.max_retries
-            self.model.back(job_id, "delayed" if delayed else "waiting")
+            self._goes_on(job_id, following, delayed)
+
+    def _goes_on(self, job_id: str, following: Job, delayed: bool) -> None:
+        job = self.model.jobs[job_id]
+        if job.state == "stopping" and job.stop == "cancel":
+            self.model.back(job_id, "canceled")
+            return
+        self.jobs[job_id] = following
+        job.needs, job.priority, job.retries = (
+            following.needs,
+            following.priority,
+            following.retries,
+        )
+        job.max_retries = following.max_retries
+        self.model.back(job_id, "delayed" if delayed else "waiting")
 
     def finish_stale(self, number: int) -> None:
         """The end of a run is said again, or by one that lost the job."""

@@ -53,6 +53,17 @@ def test_claim_by_one_pool_frees_the_slot_of_another(at: Driver) -> None:
     assert at.state("b") == "dispatched"
 
 
+def test_a_claim_by_a_worker_that_left_the_queue_frees_the_slot_of_another(at: Driver) -> None:
+    at.work("old", slots=1)
+    at.submit("a", "a")
+    at.ledger.renew("old", ("other",), 1)
+    at.work("new", slots=1)
+    at.submit("b", "b")
+    assert (at.state("a"), at.state("b")) == ("dispatched", "waiting")
+    at.start("a", "old")
+    assert at.state("b") == "dispatched"
+
+
 def test_recall_frees_the_slot_for_sibling_queues(at: Driver) -> None:
     at.work(queues=("q", "r"), slots=1)
     at.submit("a")

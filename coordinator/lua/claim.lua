@@ -43,8 +43,8 @@ local attempts = (tonumber(job.attempts) or 0) + 1
 move(job, 'started', 'running', {worker = worker, nonce = nonce, attempts = attempts, pool = pool,
   started = text(now)}, {token = token, worker = worker, attempts = attempts})
 -- It left the messages that any worker of its queue may take and took a slot of this one: where workers
--- consume different sets of queues, that frees a slot for a sibling queue.
-if is_there('blocked') and #with_siblings({'queue:' .. job.queue}) > 1 then
+-- consume different sets of queues, that frees a slot for a sibling queue, or one of the queue's own workers.
+if is_there('blocked') and (pool ~= job.queue or #with_siblings({'queue:' .. job.queue}) > 1) then
   wake({'queue:' .. job.queue})
 end
 return cjson.encode({answer = 'granted', attempts = attempts, losses = tonumber(job.losses) or 0,
