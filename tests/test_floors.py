@@ -52,6 +52,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "interventions",
         "holds",
         "bulk",
+        "shares",
         "attention",
         "trigger",
         "operators",
@@ -67,6 +68,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "celery side": (
         "context",
+        "results",
         "needs",
         "message",
         "calls",

@@ -14,6 +14,7 @@ from coordinator.ledger.locks import Lock, Locks
 from coordinator.ledger.mending import Mending
 from coordinator.ledger.reads import Reads
 from coordinator.ledger.scripts import connection_url
+from coordinator.ledger.shares import Limit, Shares
 
 __all__ = [
     "Admission",
@@ -21,6 +22,7 @@ __all__ = [
     "Finish",
     "Holder",
     "Ledger",
+    "Limit",
     "Lock",
     "Obstacle",
     "Renewal",
@@ -29,7 +31,7 @@ __all__ = [
 ]
 
 
-class Ledger(Jobs, Interventions, Capacity, Epochs, Reads, Locks, Mending):
+class Ledger(Jobs, Interventions, Capacity, Epochs, Reads, Locks, Shares, Mending):
     """The ledger in one Redis database; see ``scripts.Scripts`` for the arguments.
 
     Every verb raises ``LedgerUnavailable`` when Redis was not reached in time, and ``LedgerClosed`` when the

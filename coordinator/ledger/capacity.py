@@ -89,8 +89,21 @@ class Capacity(Scripts):
     def limit(
         self, resource: str, value: int | None, by: str, reason: str = "", until_ms: int = 0
     ) -> None:
-        """Set the limit of a resource, or reset it to the configured one with None."""
+        """Set the limit of a resource, or reset it to the configured one with None (with a time only the override)."""
         self.run("limit", resource, "" if value is None else value, until_ms, by, reason)
+
+    def probe(self, resource: str, hold_by: str, hold_reason: str, by: str, reason: str) -> None:
+        """Begin the probing of a resource: its hold ends, and the next run that fails brings this one back."""
+        note = {"by": hold_by, "reason": hold_reason}
+        self.run("probe", resource, encoded(note), by, reason)
+
+    def end_probing(self, resource: str) -> None:
+        """Let runs that fail bring no hold back any more."""
+        self.run("probe", resource, "", "", "")
+
+    def probing(self, resource: str) -> bool:
+        """Whether the next run that fails on a resource brings a hold back."""
+        return bool(self.redis.hexists(f"{self.prefix}probing", resource))
 
     def disown(self, owner: str) -> tuple[str, ...]:
         """Give back the models that an owner (``Job.owner``) holds for its jobs; returns the jobs that start."""

@@ -3,7 +3,7 @@
 local limits, holds, pending, sizes = {}, {}, {}, {}
 
 -- Most of what can be there seldom is: one look at all of it, and another at each only if there is any.
-local RARE = {'holds', 'limits', 'overrides', 'wakes', 'wide', 'reservation', 'kin'}
+local RARE = {'holds', 'limits', 'overrides', 'wakes', 'wide', 'reservation', 'kin', 'probing'}
 local there = {}
 do
   local keys = {}

@@ -56,6 +56,24 @@ local function wait(job, verb, changes, data, back)
   return stop, code
 end
 
+local BROKEN = {failed = true, unprocessable = true, retried = true, expired = true}
+
+-- A run that fails on a resource which is being probed ends the probing, before anybody else gets the unit.
+-- What an operator ended says nothing of the resource.
+local function probed(job, verb, data)
+  for _, resource in ipairs(BROKEN[verb] and not data.by and is_there('probing') and split(job.held or '') or {}) do
+    local note = call('HGET', P .. 'probing', resource)
+    if note then
+      note = cjson.decode(note)
+      note.at_ms = now
+      call('HDEL', P .. 'probing', resource)
+      call('HSET', P .. 'holds', resource, cjson.encode(note))
+      there.holds, holds[resource] = true, true
+      emit('paused', '', 0, {resource = resource, by = note.by, reason = note.reason})
+    end
+  end
+end
+
 -- What a run gives back: the units the ledger recorded, and its slot, which may be of a worker that does
 -- not consume the job's queue any more.
 local function give_back(job)
@@ -68,6 +86,7 @@ end
 
 -- Back to waiting at its old place, or delayed until `due`. Gives back what it held; whoever is next starts.
 local function requeue(job, verb, changes, data, due)
+  probed(job, verb, data)
   local back = give_back(job)
   changes.held, changes.worker, changes.pool, changes.nonce, changes.stop = false, false, false, false, false
   changes.progress, changes.progressed = false, false
@@ -88,6 +107,7 @@ local function requeue(job, verb, changes, data, due)
 end
 
 local function finish(job, verb, state, changes, data)
+  probed(job, verb, data)
   local back = give_back(job)
   changes.held, changes.pool = '', ''
   move(job, verb, state, changes, data)

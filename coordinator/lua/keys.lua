@@ -9,6 +9,7 @@
 --                             until a time and count more. "weight:<org>"
 --                             there is the weight of the org's turns
 --   holds             hash    resource -> JSON {by, reason, at_ms, until_ms}
+--   probing           hash    resource -> JSON of the hold that its next run that fails brings back
 --   ends              zset    "hold <resource>" | "override <resource>" by the time it ends
 --   job:<id>          hash    where a job stands and what it holds
 --   message:<id>      string  its Celery message, less the two closing braces of its headers

@@ -1,7 +1,7 @@
 -- Sets the limit of a resource for good, overrides it until a time, or resets it to the configured one; running
 -- jobs are left alone. An override that ends leaves the limit that was set for good.
 --
--- ARGV[2..] resource, limit ("" resets), until ms (0 for good), by, reason
+-- ARGV[2..] resource, limit ("" resets), until ms (0 for good; else with "" only the override ends), by, reason
 local resource, value, until_ms = ARGV[2], ARGV[3], tonumber(ARGV[4])
 
 local function change(kind, after, ends)
@@ -29,7 +29,7 @@ end
 local changed
 if value == '' then
   changed = change('override', '', 0)
-  changed = change('limit', '', 0) or changed
+  changed = until_ms == 0 and change('limit', '', 0) or changed
 else
   changed = change(until_ms > 0 and 'override' or 'limit', value, until_ms)
 end

@@ -167,5 +167,6 @@ class Conditions(Listings):
 
 
 def _scopes(queue: str | None, needs: str | None) -> list[str]:
-    found = [f"queue:{queue}"] if queue else []
-    return found + [need for need in json.loads(needs or "[]") if kind_of(need) == INTEGRATION]
+    found = [need for need in json.loads(needs or "[]") if kind_of(need) == INTEGRATION]
+    # What a job that depends on an outside system comes to says nothing of its queue.
+    return found or ([f"queue:{queue}"] if queue else [])
