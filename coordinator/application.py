@@ -203,6 +203,8 @@ def _configure(app: Celery, settings: Settings) -> None:
     conf.broker_transport = alias
     if not conf.result_backend:
         conf.result_backend = url
+    own = dict.fromkeys(("redis", "rediss"), "coordinator.results:Backend")
+    app.loader.override_backends = {**own, **app.loader.override_backends}
     conf.beat_schedule = {**schedule(app), **conf.beat_schedule}
 
 

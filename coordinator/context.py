@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coordinator.errors import JobStopped, LedgerClosed, LedgerUnavailable
-from coordinator.jobs import Job
+from coordinator.jobs import Job, Result
 from coordinator.ledger import Ledger
 
 logger = logging.getLogger("coordinator")
@@ -52,6 +52,9 @@ class RunningJob:
     late: bool = field(default=False, repr=False)
     heartbeat_timeout: float | None = field(default=None, repr=False)
     stopped: bool = field(default=False, repr=False)
+    #: Whether nothing of the task's own looks at its result before the run is over, and the result then.
+    keeps_result: bool = field(default=False, repr=False)
+    result: Result | None = field(default=None, repr=False)
     _told: float = field(default=0.0, repr=False)
     _asked: float = field(default=0.0, repr=False)
     _alive: float = field(default_factory=time.monotonic, repr=False)

@@ -62,6 +62,21 @@ class Job:
         return models_of(self.needs)
 
 
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The result of a run as Celery keeps it on Redis.
+
+    Attributes:
+        key: where it is kept, and the channel on which it is published.
+        seconds: how long it is kept; 0 is for ever.
+        value: as it was encoded.
+    """
+
+    key: str
+    seconds: int
+    value: str | bytes
+
+
 # Not frozen, which would triple the cost of making one; nobody changes it all the same.
 @dataclass(slots=True)
 class Event:

@@ -85,6 +85,9 @@ class CoordinatedTask:
 
     _tracer: Tracer | None = None
 
+    #: Whether the task has handlers of its own, which may use what the job holds and read its result.
+    _handles = True
+
     #: Whether the app's code gave the task a ``__call__`` of its own.
     _own_call = False
 
@@ -95,6 +98,7 @@ class CoordinatedTask:
 
     @__trace__.setter
     def __trace__(self, tracer: Tracer | None) -> None:
+        self._handles = any(task_has_custom(self, name) for name in HANDLERS)
         self._tracer = None if tracer is None else _coordinated(self, tracer)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -138,8 +142,8 @@ class CoordinatedTask:
         try:
             return self._enter(args, kwargs)
         finally:
-            # Handlers of the task's own may use what the job holds: with these it runs on.
-            if not any(task_has_custom(self, name) for name in HANDLERS):
+            # With handlers of its own it runs on.
+            if not self._handles:
                 telling.show(True)
 
     def _running(self) -> RunningJob | None:
@@ -266,6 +270,7 @@ def _coordinated(task: Any, tracer: Tracer) -> Tracer:
             call=said(request.get(OPTIONS_HEADER)),
             late=late,
             heartbeat_timeout=limit_of("heartbeat_timeout", request.get(OPTIONS_HEADER), task),
+            keeps_result=not task._handles,
         )
         work_queue.log_started(job.id, job.models)
         mark = _current.set(job)
@@ -314,7 +319,8 @@ def _outcome(job: RunningJob, traced: Any) -> tuple[str, dict[str, Any]]:
 def _finish(work_queue: Any, job: RunningJob, outcome: str, data: dict[str, Any]) -> None:
     successor: Job | None = job.successor if outcome in ("retried", "replaced") else None
     try:
-        _twice(lambda: work_queue.finish(job.id, job.token, outcome, data, successor))
+        result = job.result if outcome == "completed" else None
+        _twice(lambda: work_queue.finish(job.id, job.token, outcome, data, successor, result))
     except (LedgerUnavailable, LedgerClosed) as error:
         # The lease ends and the job is lost to this worker: it runs again, by its attempts.
         logger.error("[COORDINATOR] job %s ended but could not be finished: %s", job.id, error)

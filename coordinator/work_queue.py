@@ -22,7 +22,7 @@ from coordinator.errors import (
     LedgerUnavailable,
     StoreUnavailable,
 )
-from coordinator.jobs import Job
+from coordinator.jobs import Job, Result
 from coordinator.ledger import Admission, Finish
 from coordinator.operators import Operators
 from coordinator.overview import Overview
@@ -210,6 +210,7 @@ class WorkQueue(Operators, Overview, Repairs):
         outcome: str,
         data: dict[str, Any],
         successor: Job | None = None,
+        result: Result | None = None,
     ) -> Finish:
         """End a run and hand its units to whoever is next.
 
@@ -228,7 +229,7 @@ class WorkQueue(Operators, Overview, Repairs):
             left = max(0.1, deadline - time.monotonic())
             try:
                 finish = self.ledger.finish(
-                    job_id, token, outcome, data, successor, row, patience=left
+                    job_id, token, outcome, data, successor, row, result, patience=left
                 )
                 break
             except LedgerClosed:

@@ -189,7 +189,7 @@ class Base(Task):
         note(self, "before_start")
 
     def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
-        note(self, "on_success")
+        note(self, "on_success", stored=self.AsyncResult(task_id).state)
 
     def on_failure(self, exc: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         note(self, "on_failure")

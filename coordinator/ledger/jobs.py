@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from coordinator.errors import LedgerFull
-from coordinator.jobs import Job
+from coordinator.jobs import Job, Result
 from coordinator.ledger.answers import Admission, Claim, Finish
 from coordinator.ledger.clocks import Clocks
 from coordinator.ledger.scripts import encoded
@@ -76,6 +76,7 @@ class Jobs(Clocks):
         data: dict[str, Any] | None = None,
         successor: Job | None = None,
         row: str = "",
+        result: Result | None = None,
         patience: float | None = None,
     ) -> Finish:
         """End a run; see ``lua/finish.lua``.
@@ -86,10 +87,12 @@ class Jobs(Clocks):
             data: kept with the event: result, error, reason.
             successor: the message that takes the job's place (retry, replace).
             row: the successor as JSON for the recorder.
+            result: written and published when the run completes the job.
         """
         following = ""
         if successor is not None:
             following = json.dumps(_successor(self.by_redis(successor), row))
+        written = () if result is None else (result.key, result.seconds, result.value)
         answer = self.run(
             "finish",
             job_id,
@@ -97,6 +100,7 @@ class Jobs(Clocks):
             outcome,
             encoded(data or {}),
             following,
+            *written,
             patience=patience,
         )
         return Finish(answer["answer"], answer.get("state"), tuple(answer.get("started") or ()))

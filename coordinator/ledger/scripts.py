@@ -168,7 +168,7 @@ class Scripts:
         self.pool.release(connection)
         return None
 
-    def run(self, name: str, *arguments: str | float, patience: float | None = None) -> Any:
+    def run(self, name: str, *arguments: str | bytes | float, patience: float | None = None) -> Any:
         """Run a script and return its decoded answer.
 
         A script whose reply was lost is run again: every script is safe to repeat.
@@ -182,7 +182,7 @@ class Scripts:
     def run_all(
         self,
         name: str,
-        calls: Sequence[tuple[str | float, ...]],
+        calls: Sequence[tuple[str | bytes | float, ...]],
         patience: float | None = None,
     ) -> list[Any]:
         """Run a script several times in one round trip; others' scripts may come between.
@@ -212,7 +212,7 @@ class Scripts:
             return answers
         return []
 
-    def _evaluate(self, name: str, calls: Sequence[tuple[str | float, ...]]) -> list[str]:
+    def _evaluate(self, name: str, calls: Sequence[tuple[str | bytes | float, ...]]) -> list[str]:
         connection = self._fresh()
         if connection is not None:
             try:
@@ -223,7 +223,7 @@ class Scripts:
         return self._asked(self.pool.get_connection(), name, calls)
 
     def _asked(
-        self, connection: Any, name: str, calls: Sequence[tuple[str | float, ...]]
+        self, connection: Any, name: str, calls: Sequence[tuple[str | bytes | float, ...]]
     ) -> list[str]:
         try:
             # A new connection may be to another life of the server: its run id is asked for first.

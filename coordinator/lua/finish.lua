@@ -3,7 +3,8 @@
 --
 -- ARGV[2..] job id, token, outcome (completed failed unprocessable retried replaced released lost),
 --           data (JSON: result, error, reason ...), successor (JSON or ""): class, needs, priority, org,
---           owner, task, due_ms, expires_ms, max_retries, retries, message, row (JSON text or absent)
+--           owner, task, due_ms, expires_ms, max_retries, retries, message, row (JSON text or absent);
+--           for completed perhaps the run's result for Celery: key, seconds to keep it (0 for ever), value
 -- Answers {answer = done | again | stale | gone, started = ids, state}
 local id, token, outcome = ARGV[2], ARGV[3], ARGV[4]
 local job = read(id)
@@ -31,6 +32,15 @@ if outcome == 'completed' or outcome == 'failed' or outcome == 'unprocessable' t
   local average = average_of(job.task) or runtime
   call('HSET', P .. 'runtimes', job.task, string.format('%.1f', average + 0.3 * (runtime - average)))
   call('HINCRBY', P .. 'worker:' .. job.worker, outcome == 'completed' and 'completed' or 'failed', 1)
+  if ARGV[7] then
+    -- Before its models are given on: a run that lost them must not write over the next one's result.
+    if ARGV[8] == '0' then
+      call('SET', ARGV[7], ARGV[9])
+    else
+      call('SETEX', ARGV[7], ARGV[8], ARGV[9])
+    end
+    call('PUBLISH', ARGV[7], ARGV[9])
+  end
   finish(job, outcome, outcome, {ended = token}, data)
 elseif outcome ~= 'lost' and job.state == 'stopping' and job.stop ~= 'release' then
   -- Whatever it wanted to do next: it was canceled or failed before.
