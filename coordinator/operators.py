@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from coordinator.author import default_author
+from coordinator.breaker import Breakers
 from coordinator.bulk import BulkVerbs
 from coordinator.resources import check_limit, check_name, check_resource
 from coordinator.shares import Shares
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from coordinator.store import Pruned
 
 
-class Operators(BulkVerbs, Shares):
+class Operators(BulkVerbs, Shares, Breakers):
     """The operators' verbs of the work queue."""
 
     def limit(

@@ -1,0 +1,202 @@
+"""``coordinator panic``: circuit breakers and the emergency stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from coordinator.cli.installation import Installation
+from coordinator.cli.options import DURATION, audited, confirm, moment, options, short
+from coordinator.cli.output import ErrorsShown, answer, json_option, rows
+
+if TYPE_CHECKING:
+    from coordinator.breaker import Breaker, PanicStep
+
+rehearse = click.option("--dry-run", is_flag=True, help="Show what it would do, and stop.")
+ask = click.option("--yes", is_flag=True, help="Do not ask.")
+changing = options(audited, rehearse, ask, json_option)
+
+Act = Callable[..., "tuple[PanicStep, ...]"]
+
+
+@click.group("panic", cls=ErrorsShown, invoke_without_command=True)
+@json_option
+@click.pass_context
+def panic(ctx: click.Context, as_json: bool) -> None:
+    """Show circuit breakers; open and close them; stop everything and resume step by step.
+
+    A breaker holds a queue (queue:NAME) or what depends on an outside system (integration:NAME) when too many
+    of its jobs fail, and probes by itself whether they work again.
+    """
+    if ctx.invoked_subcommand is None:
+        _show(ctx.obj, None, as_json)
+
+
+@panic.command("status")
+@click.argument("scope", required=False)
+@json_option
+@click.pass_obj
+def status(installation: Installation, scope: str | None, as_json: bool) -> None:
+    """Show circuit breakers: their state, since when and why, and how jobs have ended of late."""
+    _show(installation, scope, as_json)
+
+
+def _show(installation: Installation, scope: str | None, as_json: bool) -> None:
+    found = installation.work_queue.get_panic(scope)
+    answer(found, as_json, lambda: _table(found))
+
+
+def _table(found: list[Breaker]) -> Any:
+    if not found:
+        return "nothing is in panic, and no job has ended of late"
+    lines = []
+    for one in found:
+        ended = f"{one.failed} of {one.completed + one.failed}"
+        until = moment(one.until) if one.until else ("by hand" if one.state == "open" else "-")
+        cause = short(f"{one.by}: {one.cause}", 60) if one.state != "closed" else ""
+        lines.append((one.scope, one.state, moment(one.since), until, ended, one.trips, cause))
+    return rows(("scope", "state", "since", "probes at", "failed", "trips", "opened by"), lines)
+
+
+@panic.command("open")
+@click.argument("scope")
+@click.option(
+    "--for", "seconds", type=DURATION, metavar="DURATION", help="Then it probes by itself: 90s, 2h."
+)
+@changing
+@click.pass_obj
+def open_(
+    installation: Installation,
+    scope: str,
+    seconds: float | None,
+    as_json: bool,
+    dry_run: bool,
+    yes: bool,
+    reason: str,
+    by: str | None,
+) -> None:
+    """Hold queue:NAME or integration:NAME until it is closed by hand, or probes after --for."""
+    work_queue = installation.work_queue
+    until = None if seconds is None else work_queue.ledger.clock() + int(seconds * 1000)
+    _act(
+        lambda **how: work_queue.open_panic(scope, until_ms=until, reason=reason, by=by, **how),
+        dry_run,
+        yes,
+        as_json,
+    )
+
+
+@panic.command("close")
+@click.argument("scope")
+@click.option("--probe", is_flag=True, help="One run at a time first.")
+@changing
+@click.pass_obj
+def close(
+    installation: Installation,
+    scope: str,
+    probe: bool,
+    as_json: bool,
+    dry_run: bool,
+    yes: bool,
+    reason: str,
+    by: str | None,
+) -> None:
+    """End the panic of queue:NAME or integration:NAME; what waits starts in its turn."""
+    work_queue = installation.work_queue
+    _act(
+        lambda **how: work_queue.close_panic(scope, probe=probe, reason=reason, by=by, **how),
+        dry_run,
+        yes,
+        as_json,
+    )
+
+
+@panic.command("stop")
+@click.option("--release", is_flag=True, help="Stop what runs, too; it goes back to waiting.")
+@changing
+@click.pass_obj
+def stop(
+    installation: Installation,
+    release: bool,
+    as_json: bool,
+    dry_run: bool,
+    yes: bool,
+    reason: str,
+    by: str | None,
+) -> None:
+    """Emergency stop: nothing starts any more, on no queue."""
+    work_queue = installation.work_queue
+    _act(
+        lambda **how: work_queue.emergency_stop(release=release, reason=reason, by=by, **how),
+        dry_run,
+        yes,
+        as_json,
+    )
+
+
+@panic.command("resume")
+@click.argument("queue", required=False)
+@click.option("--all", "everything", is_flag=True, help="All queues that are still stopped.")
+@click.option("--at-once", is_flag=True, help="Without one run at a time first.")
+@changing
+@click.pass_obj
+def resume(
+    installation: Installation,
+    queue: str | None,
+    everything: bool,
+    at_once: bool,
+    as_json: bool,
+    dry_run: bool,
+    yes: bool,
+    reason: str,
+    by: str | None,
+) -> None:
+    """Resume after an emergency stop, one queue after the other; the others stay stopped."""
+    if (queue is not None) == everything:
+        raise click.UsageError("name a queue, or give --all")
+    work_queue = installation.work_queue
+    _act(
+        lambda **how: work_queue.emergency_resume(
+            queue, at_once=at_once, reason=reason, by=by, **how
+        ),
+        dry_run,
+        yes,
+        as_json,
+    )
+
+
+@panic.command("evaluate")
+@rehearse
+@json_option
+@click.pass_obj
+def evaluate(installation: Installation, dry_run: bool, as_json: bool) -> None:
+    """Do at once what the maintenance worker does every few seconds; --dry-run rehearses it."""
+    steps = installation.work_queue.evaluate_panic(dry_run=dry_run)
+    answer(steps, as_json, lambda: _steps(steps) if steps else "nothing to do")
+
+
+def _act(act: Act, dry_run: bool, yes: bool, as_json: bool) -> None:
+    if dry_run or not yes:
+        preview = act(dry_run=True)
+        if dry_run:
+            answer(preview, as_json, lambda: _steps(preview))
+            return
+        click.echo(_steps(preview), err=True)
+        confirm("Do it?")
+    steps = act(dry_run=False)
+    answer(steps, as_json, lambda: _steps(steps))
+
+
+def _steps(steps: tuple[PanicStep, ...]) -> str:
+    lines = []
+    for step in steps:
+        name = "everything" if step.scope == "serial" else step.scope
+        verb = "would become" if step.dry_run else "is"
+        jobs = f"{step.running} running, {step.waiting} waiting"
+        lines.append(f"{name} {verb} {step.after} (was {step.before}; {jobs}): {step.cause}")
+    return "\n".join(lines)
+
+
+commands = (panic,)
