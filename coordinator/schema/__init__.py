@@ -13,6 +13,7 @@ from functools import lru_cache
 import sqlalchemy as sa
 
 from coordinator.errors import InvalidSetting
+from coordinator.schema.accounts import AccountTables, accounts
 from coordinator.schema.conditions import conditions
 from coordinator.schema.jobs import jobs, models
 from coordinator.schema.log import events, workflows
@@ -20,7 +21,7 @@ from coordinator.schema.texts import words
 from coordinator.schema.workers import moments, workers
 
 #: The newest migration; what ``Store.upgrade`` brings a database to.
-HEAD = "0004"
+HEAD = "0005"
 
 #: Kinds of operator settings.
 SETTING_KINDS = ("limit", "hold", "override", "weight")
@@ -45,6 +46,7 @@ class Schema:
     workers: sa.Table
     moments: sa.Table
     conditions: sa.Table
+    accounts: AccountTables
 
     @property
     def version_table(self) -> str:
@@ -133,4 +135,5 @@ def schema(prefix: str = "") -> Schema:
         workers=workers(metadata, prefix),
         moments=moments(metadata, prefix),
         conditions=conditions(metadata, prefix),
+        accounts=accounts(metadata, prefix),
     )
