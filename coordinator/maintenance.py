@@ -8,10 +8,10 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from celery import Celery, states
 from celery.app.task import Context
@@ -25,6 +25,8 @@ from coordinator.populator import QueuePopulator, Wish, load_plan
 from coordinator.reaper import JobReaper
 
 logger = logging.getLogger("coordinator")
+
+T = TypeVar("T")
 
 _populators: dict[int, QueuePopulator] = {}
 
@@ -71,54 +73,68 @@ def install(app: Celery) -> None:
 
     @task(name="coordinator.reap")
     def reap() -> dict[str, int]:
-        try:
-            return JobReaper.get_instance().run(app.coordination.work_queue)
-        except CoordinatorError as error:
-            logger.warning("[COORDINATOR] reaper: %s; the next round tries again", error)
-            return {}
+        queue = app.coordination.work_queue
+        return _tried("reaper", lambda: JobReaper.get_instance().run(queue), {})
 
     @task(name="coordinator.populate")
     def populate(force: bool = False) -> int:
         populator = populator_of(app)
         if populator is None:
             return 0
-        try:
-            return populator.populate(force).added
-        except CoordinatorError as error:
-            logger.warning("[COORDINATOR] populator: %s; the next round tries again", error)
-            return 0
+        return _tried("populator", lambda: populator.populate(force).added, 0)
 
     @task(name="coordinator.verify")
     def verify() -> int:
-        try:
-            left = app.coordination.work_queue.verify_locks().left
-        except CoordinatorError as error:
-            logger.warning("[COORDINATOR] verification: %s; the next round tries again", error)
-            return 0
-        for drift in left[:10]:
-            logger.error("[COORDINATOR] drift: %s", drift)
-        if left:
-            logger.error(
-                "[COORDINATOR] %d differences between the records; coordinator locks verify --repair",
-                len(left),
-            )
-        return len(left)
+        return _tried("verification", lambda: _verified(app), 0)
+
+    @task(name="coordinator.panic")
+    def panic() -> int:
+        queue = app.coordination.work_queue
+        return _tried("panic mode", lambda: len(queue.evaluate_panic()), 0)
+
+    @task(name="coordinator.alerts")
+    def alerts() -> int:
+        queue = app.coordination.work_queue
+        return _tried("alerts", lambda: len(queue.evaluate_alerts()), 0)
 
     @task(name="coordinator.prune")
     def prune() -> dict[str, int]:
-        try:
-            return asdict(app.coordination.work_queue.prune(by="beat", reason="retention"))
-        except CoordinatorError as error:
-            logger.warning("[COORDINATOR] retention: %s; the next round tries again", error)
-            return {}
+        queue = app.coordination.work_queue
+        return _tried("retention", lambda: asdict(queue.prune(by="beat", reason="retention")), {})
+
+
+def _tried(what: str, do: Callable[[], T], otherwise: T) -> T:
+    try:
+        return do()
+    except CoordinatorError as error:
+        logger.warning("[COORDINATOR] %s: %s; the next round tries again", what, error)
+        return otherwise
+
+
+def _verified(app: Celery) -> int:
+    left = app.coordination.work_queue.verify_locks().left
+    for drift in left[:10]:
+        logger.error("[COORDINATOR] drift: %s", drift)
+    if left:
+        logger.error(
+            "[COORDINATOR] %d differences between the records; coordinator locks verify --repair",
+            len(left),
+        )
+    return len(left)
 
 
 def schedule(app: Celery) -> dict[str, Any]:
     """Return the beat entries of the maintenance tasks; what the app's own schedule says counts more."""
     every = {"coordinator.reap": 10.0, "coordinator.prune": 3600.0}
-    if app.coordination.settings.verify_every:
-        every["coordinator.verify"] = app.coordination.settings.verify_every
-    if app.coordination.settings.populator:
+    settings = app.coordination.settings
+    for name, seconds in (
+        ("verify", settings.verify_every),
+        ("panic", settings.panic.every),
+        ("alerts", settings.alerts.every),
+    ):
+        if seconds:
+            every[f"coordinator.{name}"] = seconds
+    if settings.populator:
         every["coordinator.populate"] = 2.0
     # In an app that has a maintenance queue, long jobs must not keep these waiting.
     queues = app.conf.task_queues or ()

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from coordinator.alerts import Alerts
 from coordinator.errors import (
     CoordinatorError,
     InvalidValue,
@@ -25,7 +26,6 @@ from coordinator.errors import (
 from coordinator.jobs import Job, Result
 from coordinator.ledger import Admission, Finish
 from coordinator.operators import Operators
-from coordinator.overview import Overview
 from coordinator.repairs import Repairs
 from coordinator.resources import (
     kind_of,
@@ -55,7 +55,7 @@ def row_of(job: Job) -> str:
     return json.dumps({name: getattr(job, name) for name in _FIELDS})
 
 
-class WorkQueue(Operators, Overview, Repairs):
+class WorkQueue(Operators, Alerts, Repairs):
     """Jobs and queues of one installation: every verb once.
 
     Args:

@@ -64,6 +64,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "populator",
         "breaker",
         "health",
+        "alerts",
         "workflows",
     ),
     "celery side": (
