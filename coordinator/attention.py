@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coordinator.holds import Hold, paused_text, way_out
 from coordinator.overview import QueueState
+
+if TYPE_CHECKING:
+    from coordinator.work_queue import WorkQueue
+
+#: Running and waiting jobs that are listed.
+SHOWN = 10
+
+
+def look(work_queue: WorkQueue) -> dict[str, Any]:
+    """Return everything at a glance: what ``status`` shows."""
+    stats, at = work_queue.get_stats(), time.time()
+    # What belongs together is read together: the database may take its time.
+    queues, active = work_queue.queues(), work_queue.active()
+    blocked, holds = work_queue.blocked(SHOWN), work_queue.get_holds()
+    stats["pending"] = sum(queue.pending for queue in queues)
+    stats["in_progress"] = sum(queue.running for queue in queues)
+    return {
+        "at": at,
+        "stats": stats,
+        "queues": queues,
+        "holds": holds,
+        "workers": work_queue.get_active_workers(),
+        "active": active,
+        "blocked": blocked,
+        "attention": attention(queues, holds, stats, len(work_queue.get_stuck_jobs())),
+    }
 
 
 def attention(

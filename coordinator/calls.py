@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -82,6 +83,8 @@ def call_of(app: Any, fields: Mapping[str, Any], trusted: bool = False) -> Call:
     if models is not None:
         options["models"] = models
     task = app.tasks.get(name)
+    if isinstance(fields.get("model"), str) and _wants_model(task, args, kwargs):
+        kwargs = {**kwargs, "model": fields["model"]}
     _check_arguments(task, args, kwargs)
     if not trusted:
         _check_allowed(settings, task, args, kwargs)
@@ -93,17 +96,24 @@ def call_of(app: Any, fields: Mapping[str, Any], trusted: bool = False) -> Call:
     return Call(name, tuple(args), dict(kwargs), queue, needs, options)
 
 
-def send(app: Any, call: Call) -> str:
+def send(app: Any, call: Call, job_id: str | None = None) -> str:
     """Submit a call; returns the id of its job.
+
+    Args:
+        app: the coordinated Celery app.
+        call: what to submit.
+        job_id: the id it gets; sent twice with one id it is one job. By default a new one.
 
     Raises:
         StoreUnavailable, LedgerUnavailable, LedgerFull: it was not accepted.
     """
-    task = app.tasks.get(call.task)
+    task, options = app.tasks.get(call.task), {"queue": call.queue, **call.options}
+    if job_id is not None:
+        options["task_id"] = job_id
     if task is None:
-        sent = app.send_task(call.task, call.args, call.kwargs, queue=call.queue, **call.options)
+        sent = app.send_task(call.task, call.args, call.kwargs, **options)
     else:
-        sent = task.apply_async(call.args, call.kwargs, queue=call.queue, **call.options)
+        sent = task.apply_async(call.args, call.kwargs, **options)
     return str(sent.id)
 
 
@@ -149,6 +159,21 @@ def _whole(name: str, value: Any, low: int, high: int) -> None:
 
 def _positive(value: Any) -> bool:
     return not isinstance(value, bool) and isinstance(value, (int, float)) and value > 0
+
+
+def _wants_model(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a task has an argument ``model`` that the call leaves out: who names the model once means both."""
+    if task is None:
+        return False
+    signature = inspect.signature(task.run)
+    try:
+        bound = signature.bind_partial(*args, **kwargs)
+    except TypeError:
+        # What is wrong with the arguments is told by their own check.
+        return False
+    kind = signature.parameters["model"].kind if "model" in signature.parameters else None
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return kind in named and "model" not in bound.arguments
 
 
 def _check_arguments(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:

@@ -18,6 +18,9 @@ from coordinator.why import Why, explain
 _PENDING = ("waiting", "delayed", "dispatched")
 _IN_PROGRESS = ("running", "stopping")
 
+#: Workers renew once a second: one that was not heard of for so long is gone, or cut off.
+STALLED_SECONDS = 5.0
+
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
@@ -85,13 +88,22 @@ class ActiveJob:
 
 @dataclass(frozen=True, slots=True)
 class BlockedJob:
-    """A waiting job and what it waits for."""
+    """A waiting job and what it waits for.
+
+    Attributes:
+        id, task, models: the job.
+        conflict_reason, queue_position: what stops it first, and its place among those that wait for that.
+        blocked_by_job_id: the first of those that hold it, if any does.
+        queued_at: Unix seconds.
+    """
 
     id: str
     task: str
     models: tuple[str, ...]
     conflict_reason: str
     queue_position: int
+    blocked_by_job_id: str | None
+    queued_at: float | None
 
 
 class Overview(Failures, Rates, Holds):
@@ -213,7 +225,29 @@ class Overview(Failures, Rates, Holds):
             if answer is not None and answer.state == "waiting":
                 found.append(
                     BlockedJob(
-                        job_id, answer.task, answer.models, answer.reason, answer.position or 0
+                        job_id,
+                        answer.task,
+                        answer.models,
+                        answer.reason,
+                        answer.position or 0,
+                        answer.blocker,
+                        answer.queued_ms / 1000 if answer.queued_ms else None,
                     )
                 )
         return found
+
+    def get_stalled_jobs(self, silent_seconds: float = STALLED_SECONDS) -> list[str]:
+        """Return ids of the jobs that run on workers which have not renewed their lease for so long.
+
+        They go back to waiting when the lease ends, or go on when the worker is heard of again.
+
+        Raises:
+            LedgerUnavailable: Redis was not reached.
+        """
+        heard = self.ledger.clock() / 1000 - silent_seconds
+        return sorted(
+            job
+            for worker in self.get_active_workers()
+            for job in worker.jobs
+            if worker.last_heartbeat < heard
+        )

@@ -27,6 +27,7 @@ class Why:
         reason: the first obstacle in words.
         remedy: what would let it go on.
         task, models: of the job.
+        queued_ms: since when it is known (Unix milliseconds); None when the ledger has forgotten it.
     """
 
     job_id: str
@@ -40,6 +41,13 @@ class Why:
     remedy: str = ""
     task: str = ""
     models: tuple[str, ...] = ()
+    queued_ms: int | None = None
+
+    @property
+    def blocker(self) -> str | None:
+        """The first of those that hold what stops it first, if any does."""
+        holders = self.obstacles[0].holders if self.obstacles else ()
+        return holders[0].id if holders else None
 
 
 def explain(ledger: Ledger, job_id: str) -> Why | None:
@@ -48,6 +56,8 @@ def explain(ledger: Ledger, job_id: str) -> Why | None:
     if job is None:
         return None
     state, task = job["state"], job.get("task", "")
+    # Sequences are microseconds of Redis's clock, and a job keeps its own.
+    queued = int(job["sequence"]) // 1000 if job.get("sequence") else None
     waits = ledger.waits(job_id) if state == "waiting" else None
     if waits is None:
         # Of a waiting job: it was admitted between the two reads.
@@ -62,6 +72,7 @@ def explain(ledger: Ledger, job_id: str) -> Why | None:
             reason=f"the job is {state}",
             task=task,
             models=models,
+            queued_ms=queued,
         )
     first = waits.obstacles[0] if waits.obstacles else None
     code, resource = (first.code, first.resource) if first else ("turn", waits.parked)
@@ -78,6 +89,7 @@ def explain(ledger: Ledger, job_id: str) -> Why | None:
         remedy(first) if first else "nothing: it is about to start",
         task,
         models_of(waits.needs),
+        queued,
     )
 
 

@@ -18,7 +18,7 @@ from coordinator.errors import CoordinatorError, Refused
 if TYPE_CHECKING:
     from coordinator.work_queue import WorkQueue
 
-#: Running and waiting jobs that are listed.
+#: Running jobs that are listed.
 SHOWN = 10
 
 
@@ -36,6 +36,8 @@ SHOWN = 10
 @click.pass_obj
 def status(installation: Installation, watch: bool, every: float, as_json: bool) -> None:
     """Show queues, workers, what runs, what waits and why, and what needs attention."""
+    from coordinator.attention import look
+
     work_queue = installation.work_queue
     if not watch:
         found = look(work_queue)
@@ -44,31 +46,11 @@ def status(installation: Installation, watch: bool, every: float, as_json: bool)
     _repeat(work_queue, every, as_json)
 
 
-def look(work_queue: WorkQueue) -> dict[str, Any]:
-    """Return everything ``status`` shows."""
-    from coordinator.attention import attention
-
-    stats, at = work_queue.get_stats(), time.time()
-    # What belongs together is read together: the database may take its time.
-    queues, active = work_queue.queues(), work_queue.active()
-    blocked, holds = work_queue.blocked(SHOWN), work_queue.get_holds()
-    stats["pending"] = sum(queue.pending for queue in queues)
-    stats["in_progress"] = sum(queue.running for queue in queues)
-    return {
-        "at": at,
-        "stats": stats,
-        "queues": queues,
-        "holds": holds,
-        "workers": work_queue.get_active_workers(),
-        "active": active,
-        "blocked": blocked,
-        "attention": attention(queues, holds, stats, len(work_queue.get_stuck_jobs())),
-    }
-
-
 def _repeat(work_queue: WorkQueue, every: float, as_json: bool) -> None:
     from rich.live import Live
     from rich.text import Text
+
+    from coordinator.attention import look
 
     pause, live = threading.Event(), None
     if not as_json and sys.stdout.isatty():
