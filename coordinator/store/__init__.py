@@ -6,6 +6,7 @@ import it where they first use it. Verbs live in the modules of this package, on
 
 from __future__ import annotations
 
+from coordinator.store.accounts import Accounts, Answer, Session, Token, User
 from coordinator.store.conditions import Condition, Conditions
 from coordinator.store.database import Row, RowRefused
 from coordinator.store.failures import Failures
@@ -20,6 +21,7 @@ from coordinator.store.upgrade import SchemaStatus, Upgrade
 from coordinator.store.workers import StoredWorker, Workers
 
 __all__ = [
+    "Answer",
     "Condition",
     "OperatorSetting",
     "Pruned",
@@ -28,14 +30,28 @@ __all__ = [
     "Row",
     "RowRefused",
     "SchemaStatus",
+    "Session",
     "Store",
     "StoredJob",
     "StoredWorker",
+    "Token",
+    "User",
     "redact",
 ]
 
 
-class Store(Recording, Poison, Restoration, Conditions, Failures, Operations, Workers, Log, Upgrade):
+class Store(
+    Recording,
+    Poison,
+    Restoration,
+    Conditions,
+    Failures,
+    Operations,
+    Workers,
+    Accounts,
+    Log,
+    Upgrade,
+):
     """All verbs of the store; see ``database.Database`` for the arguments.
 
     Cheap to make: it connects with the first verb. Safe to share between threads and across a fork.

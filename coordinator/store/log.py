@@ -109,6 +109,7 @@ class Log(Database):
         by: str,
         reason: str = "",
         *,
+        job_id: str = "",
         resource: str | None = None,
         before: str | None = None,
         after: str | None = None,
@@ -120,6 +121,7 @@ class Log(Database):
         Args:
             verb: what was done, as a past participle.
             by, reason: who, and why.
+            job_id: the job it is about, if it is about one.
             resource, before, after: what it was done to, and what that changed.
             at_ms: when (Unix milliseconds); 0 is now.
             data: anything else that JSON can hold.
@@ -134,7 +136,7 @@ class Log(Database):
             "event_id": f"{at}-{part}",
             "ordinal": first_ordinal(at) + part,
             "version": 0,
-            "job_id": "",
+            "job_id": job_id,
             "event_type": verb,
             "at": at,
             "who": redacted["by"],
