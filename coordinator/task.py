@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
-import uuid as uuids
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -249,7 +249,7 @@ def _coordinated(task: Any, tracer: Tracer) -> Tracer:
             return tracer(uuid, args, kwargs, request)
         telling.show(False)
         work_queue = task.app.coordination.work_queue
-        nonce = uuids.uuid4().hex
+        nonce = os.urandom(12).hex()
         claim, late = _twice(lambda: _claim(work_queue.ledger, uuid, token, nonce))
         if not claim.granted:
             logger.info(

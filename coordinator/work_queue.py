@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("coordinator")
 
-_FIELDS = tuple(field.name for field in dataclasses.fields(Job))
+#: What the recorder needs of a job besides its message, which the ledger has anyway.
+_FIELDS = tuple(field.name for field in dataclasses.fields(Job) if field.name != "message")
 
 #: Rows and jobs written in one round trip.
 BATCH = 200
@@ -50,7 +51,7 @@ TELL_SECONDS = 600.0
 
 
 def row_of(job: Job) -> str:
-    """Return the job as JSON, for the recorder when the store does not have it yet."""
+    """Return the job less its message as JSON, for the recorder when the store does not have it yet."""
     # Not by asdict, which copies every value: with durability redis each submission pays for it.
     return json.dumps({name: getattr(job, name) for name in _FIELDS})
 
@@ -224,7 +225,6 @@ class WorkQueue(Operators, Alerts, Repairs):
         """
         deadline = time.monotonic() + TELL_SECONDS
         row = "" if successor is None else row_of(successor)
-        pause = threading.Event()
         while True:
             left = max(0.1, deadline - time.monotonic())
             try:
@@ -235,7 +235,7 @@ class WorkQueue(Operators, Alerts, Repairs):
             except LedgerClosed:
                 # Its worker keeps its jobs meanwhile, and its renewals bring this run back.
                 deadline = time.monotonic() + TELL_SECONDS
-                pause.wait(0.05)
+                threading.Event().wait(0.05)
         if finish.answer == "stale":
             logger.warning(
                 "[COORDINATOR] job %s: the end of a run that lost the job is refused", job_id
@@ -257,7 +257,8 @@ class WorkQueue(Operators, Alerts, Repairs):
     # -- the story in the log ------------------------------------------------------------------------
 
     def _log(self, message: str, *arguments: object) -> None:
-        logger.info(f"[COORDINATOR] {message}", *arguments)  # noqa: G004 - the template is a constant
+        if logger.isEnabledFor(logging.INFO):
+            logger.info(f"[COORDINATOR] {message}", *arguments)  # noqa: G004 - the template is a constant
 
     def _log_admission(self, job: Job, admission: Admission) -> None:
         if admission.known:

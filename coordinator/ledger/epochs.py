@@ -181,8 +181,8 @@ def _parsed(epoch: int, event_id: str, fields: dict[str, str]) -> Event:
         data["token"] = int(data["token"])
     if "sequence" in data:
         data["sequence"] = int(data["sequence"])
-    if "row" in data:
-        data["row"] = json.loads(data["row"])
+    if "row" in fields:
+        data["row"] = {**json.loads(fields["row"]), "message": fields["message"]}
     verb = fields["verb"]
     if verb == "blocked":
         data["reason"] = reason_text(data["resource"], data["code"], data.get("holders") or ())

@@ -54,8 +54,9 @@ class Jobs(Clocks):
         if isinstance(first, dict):
             raise LedgerFull(int(first["used"]), int(first["allowed"]))
         # What follows belongs to what was taken: all or nothing.
-        others = self.run_all("submit", [("1", *piece) for piece in pieces[1:]])
-        answers = [answer for part in (first, *others) for answer in part]
+        answers = first
+        for others in self.run_all("submit", [("1", *piece) for piece in pieces[1:]]):
+            answers += others
         return [_admission(job, answer) for job, answer in zip(jobs, answers, strict=True)]
 
     def claim(self, job_id: str, token: int, nonce: str, worker: str) -> Claim:

@@ -104,12 +104,15 @@ class _Reads(redis.client.Pipeline):
             raise LedgerUnavailable(f"Redis cannot be reached: {error}") from error
 
 
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
+
 def encoded(data: dict[str, Any]) -> str:
     """Return data as JSON that the scripts can read and write back."""
     # The scripts read it before they change anything, and must be able to write it back after: their
     # decoder refuses half characters (of undecodable file names), their encoder what is no number.
     try:
-        text = json.dumps(data, ensure_ascii=False, allow_nan=False)
+        text = _encode(data)
     except ValueError:
         plain = json.loads(json.dumps(data), parse_constant=str)
         text = json.dumps(plain, ensure_ascii=False)

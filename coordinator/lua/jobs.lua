@@ -85,9 +85,17 @@ local function write()
 end
 
 local function emit(verb, id, version, data)
+  local row = data.row
+  data.row = nil
   -- With its epoch: one that is read while the ledger is wiped must not be taken for one of the next.
-  call('XADD', P .. 'events', '*', 'epoch', epoch, 'verb', verb, 'job', id, 'version', version, 'at', now,
-    'data', cjson.encode(data))
+  if row then
+    -- A definition goes beside the data, its message as it is: encoded in it they would double in length.
+    call('XADD', P .. 'events', '*', 'epoch', epoch, 'verb', verb, 'job', id, 'version', version, 'at', now,
+      'data', cjson.encode(data), 'row', row, 'message', call('GET', P .. 'message:' .. id))
+  else
+    call('XADD', P .. 'events', '*', 'epoch', epoch, 'verb', verb, 'job', id, 'version', version, 'at', now,
+      'data', cjson.encode(data))
+  end
 end
 
 -- Moves a job to a state, changes the given fields with it and writes the event, in one step.
