@@ -147,4 +147,4 @@ def test_holds_and_limits_end_by_themselves(at: Driver) -> None:
     at.shift(6000)
     at.ledger.tick()
     assert (at.state("a"), at.state("b")) == ("dispatched", "dispatched")
-    assert len(at.events("resumed", "limit_reset")) == 2
+    assert len(at.events("resumed", "override_reset")) == 2
