@@ -10,11 +10,12 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from celery import Celery
+from celery import Celery, signals
 from celery.app.amqp import AMQP
 from celery.app.control import Control
 from celery.utils.imports import symbol_by_name
 from kombu.connection import Connection
+from kombu.entity import Queue
 from kombu.transport import TRANSPORT_ALIASES
 
 from coordinator.embedded import redis_url
@@ -93,6 +94,20 @@ class Coordination:
         """Return a job with other arguments; see ``message.rewritten``."""
         return rewritten(self.app, job, args, kwargs)
 
+    def control(
+        self, command: str, nodes: Sequence[str], arguments: Mapping[str, Any], seconds: float
+    ) -> dict[str, Any]:
+        """Have workers carry out a remote control command; return the answers by node."""
+        replies = self.app.control.broadcast(
+            command,
+            arguments=dict(arguments),
+            destination=list(nodes),
+            reply=True,
+            timeout=seconds,
+            limit=len(nodes),
+        )
+        return {node: answer for reply in replies or () for node, answer in reply.items()}
+
     def manages(self, queue: str) -> bool:
         return queue not in self.settings.exclude_queues
 
@@ -138,12 +153,27 @@ class CoordinatedAMQP(AMQP):
                 if options.get("priority") is not None:
                     described["priority"] = options["priority"]
                 headers[OPTIONS_HEADER] = described
+                if options.get("declare") is None and _is_declared(producer, options):
+                    # Kombu copies and binds the queue each time before it sees that.
+                    options["declare"] = ()
             elif call.get("coordinated") is False:
                 # Said by this call alone, so the worker has to be told.
                 headers[OPTIONS_HEADER] = False
             return send(producer, name, message, headers=headers, **options)
 
         return send_coordinated
+
+
+def _is_declared(producer: Any, options: Mapping[str, Any]) -> bool:
+    """Whether declaring the queue of a message again would do nothing, and nobody looks at what is declared."""
+    queue = options.get("queue")
+    return (
+        isinstance(queue, Queue)
+        and queue.exchange.type == "direct"
+        and not options.get("exchange")
+        and not signals.before_task_publish.receivers
+        and hash(queue) in producer.connection.declared_entities
+    )
 
 
 class CoordinatedControl(Control):
@@ -236,9 +266,10 @@ def coordinate(app: Celery) -> Celery:
 
     app.task_cls = type("Task", (TaskOptions, symbol_by_name(app.task_cls)), {"abstract": True})
     app._tasks = TaskRegistry(app._tasks)
-    from coordinator import worker
+    from coordinator import remote_control, worker
 
     worker.install(app)
+    remote_control.install()
     install_maintenance(app)
     load_config = app._load_config
 

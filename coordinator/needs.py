@@ -34,7 +34,28 @@ def _signature(run: Callable[..., Any]) -> inspect.Signature | None:
         return None
 
 
+@lru_cache(maxsize=1024)
+def _plain(run: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str, Any]] | None:
+    """Return names and defaults of a function's arguments if each can be given by place and by name."""
+    signature = _signature(run)
+    if signature is None:
+        return None
+    parameters = signature.parameters.values()
+    if any(one.kind is not one.POSITIONAL_OR_KEYWORD for one in parameters):
+        return None
+    defaults = {one.name: one.default for one in parameters if one.default is not one.empty}
+    return tuple(signature.parameters), defaults
+
+
 def _arguments(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    plain = _plain(task.run) if task is not None else None
+    if plain is not None:
+        # Binding to a signature costs more than all else that is found out about a call.
+        names, defaults = plain
+        given = dict(zip(names, args, strict=False))
+        if len(args) <= len(names) and kwargs.keys().isdisjoint(given):
+            return {**defaults, **given, **kwargs}
+        return dict(kwargs)
     if task is not None and args:
         signature = _signature(task.run)
         if signature is not None:
@@ -117,6 +138,8 @@ class Option:
 
     def _own(self, key: str) -> Any:
         own = getattr(self.task, key, None)
+        if own is None:
+            return None
         function = getattr(own, "__func__", None)
         if function is None:
             return own
@@ -189,7 +212,8 @@ def describe(
     elif isinstance(org, str) and "{" in org:
         org = _filled("org", org, _arguments(task, args, kwargs))
     # The queue is known only to the transport; all other names are checked here, before anything is sent.
-    needs_of("queue", models, org, integration)
+    if org is not None or integration is not None or len(models) > 1:
+        needs_of("queue", models, org, integration)
     if models:
         described["models"] = list(models)
     if org is not None:
@@ -229,8 +253,11 @@ def limit_of(field: str, header: Any, task: Any) -> float | None:
         header: the message's ``coordinator`` header; its producer may not have had the task's code.
         task: the task.
     """
-    options = header if isinstance(header, Mapping) else {}
+    # Asked of every message, and of an abstract class whether it is one costs more than the rest.
+    options = header if type(header) is dict or isinstance(header, Mapping) else {}
     for value in (options.get(field), getattr(task, field, None), options.get(f"queue_{field}")):
+        if value is None:
+            continue
         if isinstance(value, (int, float)) and value > 0:
             return float(value)
     return None
@@ -250,7 +277,7 @@ def said(header: Any) -> dict[str, Any]:
         return {}
     if header is False:
         return {"coordinated": False}
-    if not isinstance(header, Mapping):
+    if type(header) is not dict and not isinstance(header, Mapping):
         raise InvalidValue("coordinator", header, "a mapping of options")
     if "call" not in header:
         return {key: header[key] for key in OPTIONS if header.get(key) is not None}

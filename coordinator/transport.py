@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -115,7 +116,7 @@ def job_of(
         kwargs_repr=headers.get("kwargsrepr") or "",
         root_id=headers.get("root_id"),
         parent_id=headers.get("parent_id"),
-        submitted_ms=int(datetime.now(UTC).timestamp() * 1000),
+        submitted_ms=time.time_ns() // 1_000_000,
     )
 
 

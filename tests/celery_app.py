@@ -189,7 +189,9 @@ class Base(Task):
         note(self, "before_start")
 
     def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
-        note(self, "on_success", stored=self.AsyncResult(task_id).state)
+        # Eager, Celery keeps no results and warns of who asks for them.
+        stored = None if self.request.is_eager else self.AsyncResult(task_id).state
+        note(self, "on_success", stored=stored)
 
     def on_failure(self, exc: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         note(self, "on_failure")
