@@ -92,13 +92,13 @@ class _Snapshot:
 
 def _type_of(name: str) -> str | None:
     kind, _, rest = name.partition(":")
-    if kind in _ORDERED or kind in ("class", "lanes", "parked", "dispatched"):
+    if kind in _ORDERED or kind in ("class", "lanes", "passes", "parked", "dispatched"):
         return "zset"
     if kind in _SETS or kind in ("holders", "owned", "kin", "running"):
         return "set"
     if kind == "worker" and rest.endswith(":jobs"):
         return "set"
-    return "hash" if kind in _HASHES or kind in ("job", "needs", "passes", "worker") else None
+    return "hash" if kind in _HASHES or kind in ("job", "needs", "worker") else None
 
 
 def _read(ledger: Ledger) -> _Snapshot:

@@ -302,3 +302,18 @@ def test_two_resources_of_one_class_both_pending(at: Driver) -> None:
         at.ledger.tick()
         assert not verify(at.ledger)
     assert len(at.started()) == 200
+
+
+def test_a_run_that_shows_its_task_to_be_long_sends_nothing_ahead(at: Driver) -> None:
+    at.ledger.configure({"ahead_ms": "100"})
+    at.redis.hset("t:runtimes", "task", "10")
+    at.work(slots=1)
+    at.submit("a")
+    token = at.start("a")
+    at.submit("b")
+    at.submit("c")
+    assert (at.state("b"), at.state("c")) == ("dispatched", "waiting")
+    at.shift(10_000)
+    at.ledger.renew("w", ("q",), 1, hand=[("a", token)])
+    at.ledger.finish("a", token, "completed")
+    assert at.state("c") == "waiting"

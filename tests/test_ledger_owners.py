@@ -85,6 +85,7 @@ def test_the_next_step_goes_on_though_its_models_are_reserved(at: Driver) -> Non
     at.ledger.renew("w", ("q",), 10, hand=[("first", token)])
     at.ledger.tick()
     assert at.ledger.redis.hget("t:reservation", "job") == "wide"
+    at.shift(1)
     assert at.submit("late", "b") == "waiting", "a stranger would delay it"
     assert at.ledger.finish("first", token, "completed").answer == "done"
     assert at.submit("second", "a", "b", owner=OWNER) == "dispatched"
@@ -148,3 +149,66 @@ def test_any_order_of_steps_of_many_owners(at: Driver) -> None:
             waiting[step] = owner
         assert not verify(ledger)
     assert set(left.values()) == {0}
+
+
+def test_a_paused_model_stops_its_owner_no_longer_than_that_however_many_owners_wait(
+    at: Driver,
+) -> None:
+    at.work(slots=100)
+    at.submit("busy", "b")
+    for number in range(60):
+        at.submit(f"other{number}", "b", owner=f"workflow-other-{number}")
+    at.submit("first", "a", owner=OWNER)
+    at.submit("stranger", "a")
+    end(at, "first")
+    at.ledger.hold("model:a", "ann")
+    at.submit("second", "a", owner=OWNER)
+    at.ledger.resume("model:a", "ann")
+    assert (at.state("second"), at.state("stranger")) == ("dispatched", "waiting")
+
+
+def test_an_owner_the_reserved_job_waits_for_goes_before_a_stranger(at: Driver) -> None:
+    """Else all would wait for each other: he for a stranger, that for the reserved job, and that for him."""
+    at.ledger.configure({"reservation_ms": "30000", "unknown_ms": "60000"})
+    at.redis.hset("t:runtimes", mapping={"short": "1", "long": "1000000000"})
+    at.work(slots=20)
+    tokens = {}
+    for model in ("a", "b"):
+        at.submit(f"first-{model}", model)
+        tokens[model] = at.start(f"first-{model}")
+    at.submit("wide", "a", "b")
+    at.shift(31_000)
+    hand = [(f"first-{model}", token) for model, token in tokens.items()]
+    at.ledger.renew("w", ("q",), 20, hand=hand)
+    at.ledger.tick()
+    assert at.ledger.redis.hget("t:reservation", "job") == "wide"
+    at.submit("stranger", "a", task="long")
+    at.submit("step", "a", owner=OWNER, task="long")
+    at.submit("short", "b", owner=OWNER, task="short")
+    at.ledger.finish("first-b", tokens["b"], "completed")
+    end(at, "short")
+    at.ledger.finish("first-a", tokens["a"], "completed")
+    at.ledger.tick()
+    assert (at.state("step"), at.state("stranger")) == ("dispatched", "waiting")
+
+
+def test_a_job_that_went_with_its_owner_is_not_tried_again_in_its_turn(at: Driver) -> None:
+    """Two resources are woken at once, and the turn on one lets the next in turn on the other go."""
+    at.work(slots=1000)
+    for model in ("a", "b"):
+        at.ledger.limit(f"model:{model}", 1000, "me")
+    at.submit("first", "b", owner=OWNER)
+    end(at, "first")
+    for model in ("a", "b"):
+        at.ledger.hold(f"model:{model}", "me")
+    for number in range(90):
+        at.submit(f"a{number}", "a", f"c{number}")
+        at.submit(f"b{number}", "b", f"d{number}")
+    at.submit("turn", "a", owner=OWNER)
+    at.submit("kin", "b", "e", owner=OWNER)
+    for model in ("a", "b"):
+        at.ledger.resume(f"model:{model}", "me")
+    assert at.redis.smembers("t:wakes") == {"model:a", "model:b"}
+    for _ in range(3):
+        at.ledger.tick()
+    assert not [name for name in ("turn", "kin", "a89", "b89") if at.state(name) != "dispatched"]

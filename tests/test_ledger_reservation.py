@@ -120,3 +120,69 @@ def test_the_reservation_is_dropped(at: Driver, how: str) -> None:
         at.ledger.leave("w")
     at.ledger.tick()
     assert _reserved(at) is None
+
+
+@pytest.mark.parametrize("how", ["cancel", "drain", "expire"])
+def test_whom_a_dropped_reservation_kept_waiting_starts(at: Driver, how: str) -> None:
+    at.ledger.configure({"unknown_ms": "100000000"})
+    at.work(slots=10)
+    at.submit("first", "a")
+    token = at.start("first")
+    at.submit("wide", "a", "b", expires_ms=at.now() + AFTER + 1000 if how == "expire" else 0)
+    at.shift(AFTER + 1)
+    at.ledger.renew("w", ("q",), 10, hand=[("first", token)])
+    at.ledger.tick()
+    assert _reserved(at) == "wide"
+    assert at.submit("late", "b") == "waiting"
+    if how == "cancel":
+        at.ledger.cancel("wide", "why", "me")
+    elif how == "drain":
+        at.ledger.drain(["wide"], at.now() + 1_000_000, "why", "me")
+    else:
+        at.shift(1000)
+        at.ledger.tick()
+    assert at.state("late") == "dispatched"
+
+
+def test_what_the_reservation_left_free_is_handed_on_when_its_job_starts(at: Driver) -> None:
+    at.ledger.configure({"unknown_ms": "100000000"})
+    at.ledger.limit("model:b", 2, "me")
+    at.work(slots=10)
+    at.submit("first", "a")
+    token = at.start("first")
+    at.submit("wide", "a", "b")
+    at.shift(AFTER + 1)
+    at.ledger.renew("w", ("q",), 10, hand=[("first", token)])
+    at.ledger.tick()
+    assert at.submit("late", "b") == "waiting"
+    at.ledger.finish("first", token, "completed")
+    assert (at.state("wide"), at.state("late")) == ("dispatched", "dispatched")
+
+
+def test_jobs_of_a_paused_queue_hide_nobody_from_the_reservation(at: Driver) -> None:
+    at.work(queues=("paused", "q"), slots=20)
+    at.ledger.hold("queue:paused", "me")
+    for number in range(10):
+        at.submit(f"paused{number}", f"c{number}", f"d{number}", queue="paused")
+    at.submit("first", "a")
+    token = at.start("first")
+    at.submit("wide", "a", "b")
+    at.shift(AFTER + 1)
+    at.ledger.renew("w", ("paused", "q"), 20, hand=[("first", token)])
+    for _ in range(5):
+        at.ledger.tick()
+    assert _reserved(at) == "wide"
+    at.ledger.resume("queue:paused", "me")
+
+
+def test_how_often_a_job_was_passed_is_forgotten_when_it_starts(at: Driver) -> None:
+    at.work(slots=10)
+    at.submit("first", "a")
+    at.submit("wide", "a", "b")
+    for number in range(3):
+        at.submit(f"small{number}", "b")
+        at.ledger.finish(f"small{number}", at.start(f"small{number}"), "completed")
+    assert at.state("wide", "passed") == "3"
+    at.ledger.finish("first", at.start("first"), "completed")
+    assert at.state("wide") == "dispatched"
+    assert at.state("wide", "passed") == "gone"

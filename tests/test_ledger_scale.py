@@ -53,6 +53,11 @@ class Counting:
         assert self.ledger.claim(job_id, token, job_id, "w").granted
         return token
 
+    def tick(self) -> None:
+        """Two in the same millisecond would have a little less to do."""
+        self.redis.hincrby("t:meta", "clock_offset", 1)
+        self.ledger.tick()
+
     def run_one(self, job_id: str) -> dict[str, int]:
         """Claim and finish a dispatched job, then submit one that waits and one that starts."""
         costs = {}
@@ -65,8 +70,8 @@ class Counting:
         costs["submit free"] = self.cost(lambda: self.ledger.submit([free]))
         costs["cancel"] = self.cost(lambda: self.ledger.cancel(waiting.job_id, "", ""))
         self.ledger.tick()  # one that comes late extends leases
-        # Two in the same millisecond have a little less to do.
-        costs["tick"] = max(self.cost(self.ledger.tick) for _ in range(4))
+        # Each looks at other jobs of several models.
+        costs["tick"] = max(self.cost(self.tick) for _ in range(8))
         costs["renew"] = self.cost(lambda: self.ledger.renew("w", ["q"], 1_000_000))
         self.ledger.cancel(free.job_id, "", "")
         return costs
@@ -94,9 +99,11 @@ def test_cost_is_the_same_whatever_waits_for_one_model(counting: Counting) -> No
 
 def test_cost_is_the_same_whatever_waits_for_other_models(counting: Counting) -> None:
     counting.submit(40, lambda index: [f"m{index % 2}"])
-    # What waits for several models is looked at for the reservation: the three oldest of it.
+    # What waits for several models is looked at for the reservation, three at a time.
     counting.ledger.hold("model:shared", "me")
     counting.submit(12, lambda index: [f"other{index % 3}", "shared"])
+    counting.submit(1, lambda _: ["busy"])
+    counting.submit(1, lambda _: ["busy", "idle"])
     counting.run_one(_holder(counting, "m0"))  # loads the scripts
     few = counting.run_one(_holder(counting, "m0"))
     counting.submit(3_000, lambda index: [f"other{index % 500}"])
@@ -139,3 +146,49 @@ def test_a_waiting_job_costs_little_memory(counting: Counting) -> None:
     counting.redis.delete("t:events")
     after = counting.redis.info("memory")["used_memory"]
     assert (after - before) / 3_000 < len('{"headers":{"id":"j3000"') + 700
+
+
+def test_runs_that_their_worker_forgot_are_taken_back_in_pieces(counting: Counting) -> None:
+    counting.ledger.renew("w", ["q"], 300, register=True)
+    counting.submit(200, lambda index: [f"m{index}"])
+    for index in range(200):
+        counting.start(f"j{index + 1}")
+    for _ in range(2):
+        counting.redis.hincrby("t:meta", "clock_offset", 14_000)
+        counting.ledger.renew("w", ["q"], 300)
+        counting.ledger.tick()
+    counting.redis.hincrby("t:meta", "clock_offset", 5_000)
+
+    def forget() -> None:
+        assert counting.ledger.renew("w", ["q"], 300).answer == "ok"
+
+    rounds = 0
+    while counting.redis.exists("t:worker:w:jobs"):
+        assert counting.cost(forget) < 20 * 60 + 200
+        rounds += 1
+        assert rounds < 30
+
+
+def test_many_models_of_one_job_count_as_much_as_many_jobs(counting: Counting) -> None:
+    def models(index: int) -> list[str]:
+        return [f"m{index}.{number}" for number in range(64)]
+
+    counting.ledger.hold("queue:q", "me")
+    counting.submit(60, models)
+    assert counting.cost(lambda: counting.ledger.resume("queue:q", "me")) < 2000
+    while counting.redis.exists("t:wakes"):
+        assert counting.cost(lambda: counting.ledger.run("tick")) < 2000
+    assert counting.ledger.counts() == {("q", "dispatched"): 60}
+
+
+def test_an_owner_with_many_waiting_jobs_starts_them_in_pieces(counting: Counting) -> None:
+    counting.submit(1, lambda _: ["shared"])
+    token = counting.start("j1")
+    counting.submit(200, lambda index: ["shared", f"m{index}"], owner="workflow-1")
+    assert counting.cost(lambda: counting.ledger.finish("j1", token, "completed")) < 2000
+    rounds = 0
+    while counting.redis.exists("t:wakes"):
+        assert counting.cost(lambda: counting.ledger.run("tick")) < 2000
+        rounds += 1
+        assert rounds < 30
+    assert counting.ledger.counts()["q", "dispatched"] == 200

@@ -153,3 +153,11 @@ def test_jobs_that_do_not_wait(at: Driver) -> None:
     assert (later.code, now.code) == ("delayed", "dispatched")
     assert later.expected_start_ms is not None
     assert explain(at.ledger, "nobody") is None
+
+
+def test_the_position_among_too_many_to_count_counts_the_jobs_of_the_same_call(at: Driver) -> None:
+    at.work()
+    at.submit("first", "m")
+    at.ledger.submit([at.job(f"a{number}", "m", f"x{number}") for number in range(60)])
+    answers = at.ledger.submit([at.job(f"b{number}", "m", f"y{number}") for number in range(5)])
+    assert [answer.position for answer in answers] == [61, 62, 63, 64, 65]

@@ -15,6 +15,9 @@ from coordinator.ledger.scripts import Scripts
 from coordinator.resources import reason_text
 from coordinator.states import FINAL
 
+#: Events that one script forgets.
+SETTLED = 100
+
 
 class Epochs(Scripts):
     """The verbs of restore and recorder."""
@@ -156,13 +159,13 @@ class Epochs(Scripts):
 
     def settle(self, events: Sequence[Event]) -> None:
         """Forget events the store has committed, and the tombstones of the jobs they ended."""
-        if not events:
-            return
-        ended: list[str | int] = []
-        for event in events:
-            if event.data.get("state") in FINAL:
-                ended += (event.job_id, event.version)
-        self.run("settle", events[-1].event_id, *ended)
+        calls: list[tuple[str | int, ...]] = []
+        for start in range(0, len(events), SETTLED):
+            piece = events[start : start + SETTLED]
+            ended = [event for event in piece if event.data.get("state") in FINAL]
+            pairs = [part for event in ended for part in (event.job_id, event.version)]
+            calls.append((piece[-1].event_id, *pairs))
+        self.run_all("settle", calls)
 
 
 def _event(epoch: int, event_id: str, fields: dict[str, str]) -> Event:

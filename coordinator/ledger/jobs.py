@@ -12,8 +12,8 @@ from coordinator.ledger.answers import Admission, Claim, Finish
 from coordinator.ledger.clocks import Clocks
 from coordinator.ledger.scripts import encoded
 
-#: Jobs that one script accepts.
-PIECE = 20
+#: Jobs that one script accepts, and needs of them together.
+PIECE, NEEDS = 20, 100
 
 
 class Jobs(Clocks):
@@ -24,7 +24,7 @@ class Jobs(Clocks):
     ) -> list[Admission]:
         """Accept jobs; each starts at once or waits.
 
-        One script takes ``PIECE`` of them, so that nobody waits long for Redis; one round trip carries the
+        One script takes a piece of them, so that nobody waits long for Redis; one round trip carries the
         first piece and another all others.
 
         Args:
@@ -45,10 +45,10 @@ class Jobs(Clocks):
         pieces = [
             [
                 part
-                for index in range(start, min(start + PIECE, len(jobs)))
+                for index in piece
                 for part in (*described(own[index]), rows[index] if rows else "")
             ]
-            for start in range(0, len(jobs), PIECE)
+            for piece in _pieces(own)
         ]
         first = self.run("submit", "1" if insist else "", *pieces[0])
         if isinstance(first, dict):
@@ -154,6 +154,19 @@ def described(job: Job) -> tuple[str | int, ...]:
         job.retries,
         job.message,
     )
+
+
+def _pieces(jobs: Sequence[Job]) -> list[list[int]]:
+    """Return the indexes of the jobs that go together: one script must not go through too many needs."""
+    pieces: list[list[int]] = [[]]
+    needs = 0
+    for index, job in enumerate(jobs):
+        needs += len(job.needs)
+        if pieces[-1] and (len(pieces[-1]) == PIECE or needs > NEEDS):
+            pieces.append([])
+            needs = len(job.needs)
+        pieces[-1].append(index)
+    return pieces
 
 
 def _admission(job: Job, answer: dict[str, Any]) -> Admission:

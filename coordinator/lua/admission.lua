@@ -3,13 +3,15 @@
 -- Invariant: every class that has jobs is parked on exactly one resource that is full, held,
 -- without a slot, or has a wake pending.
 
-local BUDGET = 40          -- classes tried by all wakes of one script; the rest is left as a pending wake
+local BUDGET = 240         -- needs that one script goes through before it leaves the rest as pending wakes
+local steps = 0            -- needs it has gone through: a job of 64 models costs as much as twenty of one
 local started = {}         -- ids dispatched by this script
 local places = {}          -- what blockers.lua has counted, until somebody's turn changes it
 
 -- Takes all units for a job of a class and pushes its message to the broker, in one step.
 local function admit(class, job, message)
   local id, token, mine = job.id, next_token(), {}
+  steps = steps + #class.needs
   for _, resource in ipairs(class.needs) do
     if take(resource, id, class.owner) then
       mine[#mine + 1] = resource
@@ -18,9 +20,12 @@ local function admit(class, job, message)
   local queue = 'dispatched:' .. job.queue
   call('ZADD', P .. queue, now + default('claim_ms', 30000), id)
   sizes[queue] = sizes[queue] and sizes[queue] + 1
-  move(job, 'dispatched', 'dispatched', {passed = job.passed and false or nil, token = token,
-    held = table.concat(mine, ' '), needs = table.concat(class.needs, ' '), priority = class.priority,
-    org = class.org}, {token = token})
+  local changes = {token = token, held = table.concat(mine, ' '), needs = table.concat(class.needs, ' '),
+    priority = class.priority, org = class.org}
+  if job.passed then
+    changes.passed = false
+  end
+  move(job, 'dispatched', 'dispatched', changes, {token = token})
   call('LPUSH', job.queue, (message or call('GET', P .. 'message:' .. id)) .. ',"coordinator_token":' .. token
     .. '}}')
   charge(class)
@@ -40,6 +45,7 @@ local function stopped_by(class, task)
     return queue, 'restoring'
   end
   learn(class.needs)
+  steps = steps + #class.needs
   for _, resource in ipairs(class.needs) do
     local code = obstacle(resource, class, task)
     if code then
@@ -48,22 +54,9 @@ local function stopped_by(class, task)
   end
 end
 
-local try
-
--- Tries the classes that wait for what their owner holds by now. Where they are parked it is not their turn: somebody
--- before them waits for the owner to give it back.
-local function try_kin(owner)
-  for _, id in ipairs(owner ~= '' and call('SMEMBERS', P .. 'kin:' .. owner) or {}) do
-    local class = class_read(id)
-    if class and call('SISMEMBER', P .. 'holders:' .. class.parked, owner) == 1 then
-      try(class, class.parked)
-    end
-  end
-end
-
 -- Tries the first job of a class. Afterwards the class is parked where its next job must wait, or on
 -- `from` (a resource being woken) when nothing stops it but its turn, or gone when it is empty.
-function try(class, from)
+local function try(class, from)
   local head = call('ZRANGE', P .. 'class:' .. class.id, 0, 1, 'WITHSCORES')
   if not head[1] then
     drop(class)
@@ -84,8 +77,53 @@ function try(class, from)
     -- Nothing stops the next job but its turn: it waits for it on the resource being woken.
     park(class, stop or from, head[4])
   end
-  try_kin(class.owner)
   return stop
+end
+
+-- Notes the owners whose jobs may go on past those who are parked before them on woken resources: what they hold is
+-- free for their own jobs, and so is what is reserved for a job that waits for them.
+local function note_kin(resources)
+  local other, passing = reserved(), {}
+  for model in (other and other.models or ''):gmatch('%S+') do
+    for _, owner in ipairs(call('SINTER', P .. 'kin', P .. 'holders:' .. model)) do
+      passing[owner] = true
+    end
+  end
+  for _, resource in ipairs(resources) do
+    if is_kept(resource) and lanes_on(resource) > 0 then
+      for _, owner in ipairs(call('SINTER', P .. 'kin', P .. 'holders:' .. resource)) do
+        grows(owner, resource)
+      end
+      if other and other.is_of[resource] then
+        for owner in pairs(passing) do
+          grows(owner, resource)
+        end
+      end
+    end
+  end
+end
+
+-- Tries the classes that are parked where their owner needs no unit any more. It is not their turn there: somebody
+-- before them waits for the owner to give it back.
+local function try_kin()
+  local owner, resources = next(grown)
+  while owner do
+    grown[owner] = nil
+    for _, id in ipairs(is_there('kin') and call('SMEMBERS', P .. 'kin:' .. owner) or {}) do
+      local parked = call('HGET', P .. 'needs:' .. id, 'parked')
+      if parked and resources[parked] then
+        local class, stop = class_read(id), nil
+        while not stop and class.parked ~= '' do
+          if steps >= BUDGET then
+            postpone(parked)
+            break
+          end
+          stop = try(class, parked)
+        end
+      end
+    end
+    owner, resources = next(grown)
+  end
 end
 
 -- The class whose turn it is among those parked on a resource, or nil.
@@ -139,13 +177,13 @@ end
 -- Hands units that came back to the classes parked on these resources, one job at a time, in turn.
 -- What the budget does not cover is noted as a pending wake, which counts as full for newcomers; so is
 -- everything while admission is closed.
-local steps = 0
 local function wake(resources)
   if not is_there('blocked') and not is_there('wakes') then
     return
   end
   local candidates = {}
-  for _, resource in ipairs(with_siblings(resources)) do
+  resources = with_siblings(resources)
+  for _, resource in ipairs(resources) do
     if open ~= '1' then
       if lanes_on(resource) > 0 then
         postpone(resource)
@@ -163,9 +201,8 @@ local function wake(resources)
       for resource in pairs(candidates) do
         postpone(resource)
       end
-      return
+      break
     end
-    steps = steps + 1
     local best
     for _, candidate in pairs(candidates) do
       if not best or candidate.priority < best.priority
@@ -182,8 +219,9 @@ local function wake(resources)
       end
     end
   end
-  for _, owner in ipairs(is_there('kin') and call('SRANDMEMBER', P .. 'kin', 20) or {}) do
-    try_kin(owner)
+  if open == '1' and is_there('kin') then
+    note_kin(resources)
+    try_kin()
   end
 end
 
@@ -213,7 +251,7 @@ local function enqueue(job, needs, on, message)
       stop, code = stopped_by(class, job.task)
       if not stop then
         admit(class, job, message)
-        try_kin(class.owner)
+        try_kin()
         return nil
       end
     end
@@ -246,6 +284,7 @@ end
 -- Gives back what the ledger recorded for the job. Returns the resources, for the wake.
 local function release(job)
   local back = split(job.held or '')
+  steps = steps + #back
   for _, resource in ipairs(back) do
     remove('holders:' .. resource, job.id)
   end

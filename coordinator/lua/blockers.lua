@@ -46,7 +46,8 @@ local function position_of(job, class, resource, newest)
   local lanes = parked_on(resource)
   if not lanes or not lanes[class.lane] then
     if newest then
-      return tonumber(call('HGET', P .. 'counts', job.queue .. '|waiting')) or 1
+      local name = job.queue .. '|waiting'
+      return (tonumber(call('HGET', P .. 'counts', name)) or 0) + (counted[name] or 0)
     end
     -- Too many to count: what is certainly before it.
     local heads = call('ZCOUNT', P .. 'parked:' .. resource .. '|' .. class.lane, '-inf', '(' .. job.sequence)

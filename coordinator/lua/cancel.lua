@@ -35,4 +35,5 @@ else
   recall(job)
   finish(job, 'canceled', 'canceled', {}, data)
 end
+continue_wakes()
 return cjson.encode({answer = 'done', state = job.state})

@@ -47,15 +47,29 @@ local function remove(key, member, command)
   end
 end
 
+-- Units of which an owner keeps what its jobs take, from its first job to its last.
+local function is_kept(resource)
+  return resource == 'serial' or resource:match('^model:') ~= nil
+end
+
+local grown = {}           -- owner -> resources that its jobs may be waiting for without need since it has a unit
+
+local function grows(owner, resource)
+  grown[owner] = grown[owner] or {}
+  grown[owner][resource] = true
+end
+
 -- Takes a unit for a job; returns whether it is the job's own. Jobs of an owner take models and `serial` in its
--- name: it keeps them from its first job to its last, and what it holds is free for its own jobs.
+-- name, and what it holds is free for its own jobs.
 local function take(resource, id, owner)
-  if owner == '' or not (resource == 'serial' or resource:match('^model:')) then
+  if owner == '' or not is_kept(resource) then
     add('holders:' .. resource, id)
     return true
   end
   add('holders:' .. resource, owner)
-  call('SADD', P .. 'owned:' .. owner, resource)
+  if call('SADD', P .. 'owned:' .. owner, resource) == 1 then
+    grows(owner, resource)
+  end
   return false
 end
 
@@ -137,9 +151,10 @@ local function split(list)
 end
 
 -- The pools of workers that consume a queue, and all queues they consume, as a set.
-local pools
+local pools, consumers
 local function pools_of(queue)
   if not pools then
+    consumers = {}
     pools = {}
     local raw = call('HGETALL', P .. 'pools')
     for i = 1, #raw, 2 do
@@ -150,6 +165,10 @@ local function pools_of(queue)
       pools[#pools + 1] = pool
     end
   end
+  local known = consumers[queue]
+  if known then
+    return known.pools, known.siblings
+  end
   local found, siblings = {}, {}
   for _, pool in ipairs(pools) do
     if pool.queues[queue] then
@@ -159,6 +178,7 @@ local function pools_of(queue)
       end
     end
   end
+  consumers[queue] = {pools = found, siblings = siblings}
   return found, siblings
 end
 
@@ -211,7 +231,10 @@ local function reserved()
     reservation = false
   elseif reservation == nil then
     local raw = call('HMGET', P .. 'reservation', 'class', 'models', 'start')
-    reservation = raw[1] and {class = raw[1], models = raw[2], start = tonumber(raw[3])} or false
+    reservation = raw[1] and {class = raw[1], models = raw[2], start = tonumber(raw[3]), is_of = {}} or false
+    for model in (raw[2] or ''):gmatch('%S+') do
+      reservation.is_of[model] = true
+    end
   end
   return reservation
 end
@@ -224,7 +247,7 @@ end
 -- Whether the reservation keeps this job from a model.
 local function kept(resource, class, task)
   local other = reserved()
-  if not other or other.class == class.id or not (' ' .. other.models .. ' '):find(' ' .. resource .. ' ', 1, true)
+  if not other or other.class == class.id or not other.is_of[resource]
     or now + expected(task) <= other.start then
     return false
   end

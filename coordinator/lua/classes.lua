@@ -21,24 +21,20 @@ local function class_read(id)
   return class_of(id, raw[1], raw[2], raw[3], raw[4], raw[5] or '')
 end
 
+-- The smallest score of the lanes of one priority on a resource, which begins at `base`.
+local function smallest(resource, base)
+  local first = call('ZRANGEBYSCORE', P .. 'lanes:' .. resource, text(base), text(base + BAND - 1), 'WITHSCORES',
+    'LIMIT', 0, 1)
+  return tonumber(first[2]) or base
+end
+
 -- Keeps the pass of a lane that is not parked on a resource. Those below the smallest parked there are worth
 -- nothing: whoever comes back starts there.
-local function keep_pass(resource, lane, pass)
+local function keep_pass(resource, class, score)
   local passes = P .. 'passes:' .. resource
-  if call('HSET', passes, lane, text(pass)) == 0 or call('HLEN', passes) % 64 ~= 0 then
-    return
-  end
-  local lanes, smallest = call('ZRANGE', P .. 'lanes:' .. resource, 0, -1, 'WITHSCORES'), {}
-  for i = 1, #lanes, 2 do
-    local priority = lanes[i]:match('^%d+')
-    smallest[priority] = smallest[priority] or lanes[i + 1] - priority * BAND
-  end
-  local kept = call('HGETALL', passes)
-  for i = 1, #kept, 2 do
-    local floor = smallest[kept[i]:match('^%d+')]
-    if floor and tonumber(kept[i + 1]) <= floor then
-      call('HDEL', passes, kept[i])
-    end
+  if call('ZADD', passes, text(score), class.lane) == 1 and call('ZCARD', passes) % 64 == 0 then
+    local base = class.priority * BAND
+    call('ZREMRANGEBYSCORE', passes, text(base), text(smallest(resource, base)))
   end
 end
 
@@ -57,7 +53,7 @@ local function unpark(class)
       call('DEL', P .. 'passes:' .. resource)
       call('SREM', P .. 'blocked', resource)
     else
-      keep_pass(resource, lane, tonumber(score) - class.priority * BAND)
+      keep_pass(resource, class, score)
     end
   end
   class.parked = ''
@@ -74,12 +70,10 @@ local function park(class, resource, sequence)
   if not call('ZSCORE', lanes, lane) then
     -- An org that comes back starts at the current minimum of its priority: it can neither save up
     -- turns while it is away nor gain one by leaving and coming back.
-    local base = class.priority * BAND
-    local first = call('ZRANGEBYSCORE', lanes, text(base), text(base + BAND - 1), 'WITHSCORES', 'LIMIT', 0, 1)
     local passes = P .. 'passes:' .. resource
-    local pass = math.max(first[2] and tonumber(first[2]) - base or 0, tonumber(call('HGET', passes, lane)) or 0)
-    call('HDEL', passes, lane)
-    call('ZADD', lanes, text(base + pass), lane)
+    local score = math.max(smallest(resource, class.priority * BAND), tonumber(call('ZSCORE', passes, lane)) or 0)
+    call('ZREM', passes, lane)
+    call('ZADD', lanes, text(score), lane)
     call('SADD', P .. 'blocked', resource)
     local key = 'lanes:' .. resource
     sizes[key] = sizes[key] and sizes[key] + 1
@@ -109,8 +103,8 @@ local function charge(class)
       if score then
         call('ZADD', lanes, text(score + cost), class.lane)
       else
-        keep_pass(resource, class.lane,
-          (tonumber(call('HGET', P .. 'passes:' .. resource, class.lane)) or 0) + cost)
+        local pass = call('ZSCORE', P .. 'passes:' .. resource, class.lane)
+        keep_pass(resource, class, (tonumber(pass) or class.priority * BAND) + cost)
       end
     end
   end

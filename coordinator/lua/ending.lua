@@ -18,7 +18,8 @@ local function recall(job)
   leave_broker(job)
   local message = call('GET', P .. 'message:' .. job.id)
   if message then
-    call('LREM', job.queue, 1, message .. ',"coordinator_token":' .. job.token .. '}}')
+    -- From the end where the oldest are: those are taken back for want of a worker.
+    call('LREM', job.queue, -1, message .. ',"coordinator_token":' .. job.token .. '}}')
   end
 end
 
@@ -190,6 +191,9 @@ local function expire_worker(worker, reason)
   end
   table.sort(lost, function(one, other) return tonumber(one.sequence) < tonumber(other.sequence) end)
   for _, job in ipairs(lost) do
+    if steps >= BUDGET then
+      break
+    end
     if job.state == 'running' and reason == 'left' then
       leave_worker(job)
       requeue(job, 'released', {}, {worker = worker, reason = 'worker shut down'})

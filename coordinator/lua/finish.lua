@@ -30,7 +30,8 @@ if outcome == 'completed' or outcome == 'failed' or outcome == 'unprocessable' t
   leave_worker(job)
   data.runtime_ms = runtime
   local average = average_of(job.task) or runtime
-  call('HSET', P .. 'runtimes', job.task, string.format('%.1f', average + 0.3 * (runtime - average)))
+  runtimes[job.task] = average + 0.3 * (runtime - average)
+  call('HSET', P .. 'runtimes', job.task, string.format('%.1f', runtimes[job.task]))
   call('HINCRBY', P .. 'worker:' .. job.worker, outcome == 'completed' and 'completed' or 'failed', 1)
   if ARGV[7] then
     -- Before its models are given on: a run that lost them must not write over the next one's result.

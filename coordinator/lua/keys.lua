@@ -16,7 +16,7 @@
 --   class:<class>     zset    waiting jobs by sequence
 --   needs:<class>     hash    needs, priority, org, owner; parked = the resource where the class is parked
 --   lanes:<resource>  zset    "<priority>|<org>" of the classes parked there, by turn
---   passes:<resource> hash    lane -> its pass (stride scheduling), kept while anything is parked there
+--   passes:<resource> zset    lanes that have left, by turn (stride scheduling), kept while anything is parked there
 --   parked:<resource>|<lane>  zset  classes by the sequence of their first job
 --   holders:<resource>  set   owners of its units
 --   owned:<owner>     set     resources of which an owner that is no job (a workflow's execution) has a unit

@@ -39,28 +39,41 @@ local function startable(class)
   return known
 end
 
+local LOOKED_AT = 3        -- jobs of several models that one tick looks at
+
 local function reserve()
   local id = call('HGET', P .. 'reservation', 'job')
   local job = id and read(id)
   local class = job and job.state == 'waiting' and class_read(job.class)
   if id and not (class and startable(class)) then
-    local models = split(call('HGET', P .. 'reservation', 'models'))
-    call('DEL', P .. 'reservation')
-    reservation = false
-    wake(models)
+    drop_reservation()
     class = nil
   end
   if not class then
-    for _, candidate in ipairs(call('ZRANGE', P .. 'wide', 0, 2)) do
+    -- A few at a time, the next ones by the next tick: behind jobs of a queue that is paused for a day others wait.
+    local from = call('HGET', P .. 'meta', 'wide_from')
+    local some = call('ZRANGEBYSCORE', P .. 'wide', from or '-inf', '+inf', 'LIMIT', 0, LOOKED_AT)
+    local after = #some == LOOKED_AT
+    for _, candidate in ipairs(some) do
       local found = read(candidate)
       local its = found and found.state == 'waiting' and class_read(found.class)
       if not its then
         call('ZREM', P .. 'wide', candidate)
-      elseif startable(its) and (now - found.sequence / 1000 > default('reservation_ms', 30000)
-          or (tonumber(found.passed) or 0) >= default('reservation_passes', 100)) then
-        id, class = candidate, its
+      elseif startable(its) then
+        if now - found.sequence / 1000 > default('reservation_ms', 30000)
+          or (tonumber(found.passed) or 0) >= default('reservation_passes', 100) then
+          id, class = candidate, its
+        end
+        after = false
         break
+      else
+        after = after and '(' .. found.sequence
       end
+    end
+    if after and after ~= true then
+      call('HSET', P .. 'meta', 'wide_from', after)
+    elseif from then
+      call('HDEL', P .. 'meta', 'wide_from')
     end
   end
   if class then

@@ -68,8 +68,14 @@ local function due(name)
   return ids
 end
 
+-- Whether the rest of what is due has to wait for the next piece.
+local function spent()
+  more = more or steps >= BUDGET
+  return steps >= BUDGET
+end
+
 for _, worker in ipairs(due('workers')) do
-  if taken < PIECE and expire_worker(worker, 'its lease ended') then
+  if taken < PIECE and steps < BUDGET and expire_worker(worker, 'its lease ended') then
     expired[#expired + 1] = worker
   else
     more = true
@@ -77,6 +83,7 @@ for _, worker in ipairs(due('workers')) do
 end
 for _, queue in ipairs(dispatching) do
   for _, id in ipairs(due('dispatched:' .. queue)) do
+    if spent() then break end
     local job = read(id)
     if job and job.state == 'dispatched' then
       recall(job)
@@ -87,6 +94,7 @@ for _, queue in ipairs(dispatching) do
   end
 end
 for _, id in ipairs(due('delayed')) do
+  if spent() then break end
   call('ZREM', P .. 'delayed', id)
   local job = read(id)
   if job and job.state == 'delayed' then

@@ -4,14 +4,22 @@ local function several(needs)
   return needs[2] ~= nil and needs[2]:match('^model:') ~= nil
 end
 
+-- Whoever it kept from its models is stopped by nothing any more: they are to be woken.
+local function drop_reservation()
+  for _, model in ipairs(split(call('HGET', P .. 'reservation', 'models'))) do
+    postpone(model)
+  end
+  call('DEL', P .. 'reservation')
+  reservation = false
+end
+
 local function leave_wide(id)
   if not is_there('wide') then
     return
   end
   call('ZREM', P .. 'wide', id)
   if is_there('reservation') and call('HGET', P .. 'reservation', 'job') == id then
-    call('DEL', P .. 'reservation')
-    reservation = false
+    drop_reservation()
   end
 end
 
