@@ -51,6 +51,11 @@ class Coordination:
             settings = replace(settings, redis_url=broker)
         return settings
 
+    @cached_property
+    def limits_time(self) -> bool:
+        """Whether Celery's own settings limit the time of every task: asked of each message a worker gets."""
+        return bool(self.app.conf.task_time_limit or self.app.conf.task_soft_time_limit)
+
     @property
     def work_queue(self) -> WorkQueue:
         """This process's work queue: a child has connections of its own."""

@@ -53,9 +53,8 @@ class Request(CeleryRequest):
         hard, soft = self._request_dict.get("timelimit") or (None, None)
         if hard is not None or soft is not None:
             return
-        task, conf = self._task, self._app.conf
-        limits = (task.time_limit, task.soft_time_limit)
-        if any((*limits, conf.task_time_limit, conf.task_soft_time_limit)):
+        task = self._task
+        if task.time_limit or task.soft_time_limit or self._app.coordination.limits_time:
             # Limits in Celery's own words count more than that of the queue.
             options = {**options, "queue_timeout": None}
         seconds = limit_of("timeout", options, task)
