@@ -9,12 +9,13 @@ from coordinator.breaker import Breakers
 from coordinator.bulk import BulkVerbs
 from coordinator.resources import check_limit, check_name, check_resource
 from coordinator.shares import Shares
+from coordinator.workers import Workers
 
 if TYPE_CHECKING:
     from coordinator.store import Pruned
 
 
-class Operators(BulkVerbs, Shares, Breakers):
+class Operators(BulkVerbs, Shares, Breakers, Workers):
     """The operators' verbs of the work queue."""
 
     def limit(

@@ -49,6 +49,11 @@ class Application(Protocol):
     ) -> Job:
         """Return a job with other arguments; see ``message.rewritten``."""
 
+    def control(
+        self, command: str, nodes: Sequence[str], arguments: Mapping[str, Any], seconds: float
+    ) -> dict[str, Any]:
+        """Have workers carry out a remote control command; return the answers by node."""
+
 
 class Records:
     """Ledger and store of one installation.

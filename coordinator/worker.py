@@ -121,7 +121,8 @@ class FetchStep(bootsteps.StartStopStep):
         def can_fetch() -> bool:
             if not renewal.armed or not enrolment.may_fetch:
                 return False
-            if controller.coordinator_lease.view.leaving():
+            view = controller.coordinator_lease.view
+            if view.draining or view.leaving():
                 return False
             slots = int(controller.max_concurrency or consumer.pool.num_processes or 1)
             ahead = slots if self._rate() > self.SHORT * slots else 0

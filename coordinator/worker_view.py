@@ -27,6 +27,8 @@ class WorkerView:
         self.id = worker_identity(controller.hostname)
         #: Set when a shutdown is about to begin of which Celery's own state does not tell yet.
         self.warned = False
+        #: Set when an operator lets it take nothing new.
+        self.draining = False
 
     def leaving(self) -> bool:
         """Whether it was told to stop, by a signal, by ``celery control shutdown`` or by an error."""
@@ -38,8 +40,8 @@ class WorkerView:
         return told or self.controller.blueprint.state in (bootsteps.CLOSE, bootsteps.TERMINATE)
 
     def queues(self) -> list[str]:
-        """Return what it consumes; nothing when it is leaving, so that nobody counts on its slots."""
-        if self.leaving():
+        """Return what it consumes; nothing when it is leaving or drained, so that nobody counts on its slots."""
+        if self.draining or self.leaving():
             return []
         queues = self.controller.app.amqp.queues.consume_from
         manages = self.controller.app.coordination.manages
@@ -119,6 +121,8 @@ class WorkerView:
             "pool_class": type(self.controller.pool).__module__.rsplit(".", 1)[-1],
             "python": sys.version.split()[0],
             "leaving": self.leaving(),
+            "draining": self.draining,
+            "pulled": self.received(),
         }
 
     @property

@@ -53,6 +53,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "holds",
         "bulk",
         "shares",
+        "workers",
         "attention",
         "trigger",
         "operators",

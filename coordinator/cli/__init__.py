@@ -29,6 +29,7 @@ from coordinator.cli import (
     trigger,
     up,
     verify,
+    workers,
 )
 from coordinator.cli.installation import Installation
 from coordinator.cli.output import ErrorsShown
@@ -68,6 +69,7 @@ for command in (
     *orgs.commands,
     *panic.commands,
     *health.commands,
+    *workers.commands,
     restart.command,
     locks.command,
     *rates.commands,

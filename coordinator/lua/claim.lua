@@ -6,8 +6,15 @@
 -- Answers {answer = granted, attempts, retries, losses, models...} | stale | held | no-worker
 local id, token, nonce, worker = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local job = read(id)
+local function refused(answer)
+  -- Counted for people: messages that the worker fetched for nothing.
+  if call('EXISTS', P .. 'worker:' .. worker) == 1 then
+    call('HINCRBY', P .. 'worker:' .. worker, 'refused', 1)
+  end
+  return cjson.encode(answer)
+end
 if not job or job.token ~= token then
-  return cjson.encode({answer = 'stale', state = job and job.state})
+  return refused({answer = 'stale', state = job and job.state})
 end
 -- Also when it was told to stop meanwhile: the worker of a run that ends without a word would keep its
 -- units until its lease ends; granted, it is told to stop.
@@ -20,7 +27,7 @@ if (job.state == 'running' or job.state == 'stopping') and job.worker == worker
     losses = tonumber(job.losses) or 0, held = job.held})
 end
 if job.state ~= 'dispatched' then
-  return cjson.encode({answer = 'stale', state = job.state})
+  return refused({answer = 'stale', state = job.state})
 end
 local lease = call('ZSCORE', P .. 'workers', worker)
 if not lease or tonumber(lease) <= now then
@@ -31,7 +38,7 @@ for _, resource in ipairs(is_there('holds') and split(job.needs) or {}) do
     -- Paused after it was dispatched: nothing starts once the pause has returned.
     leave_broker(job)
     requeue(job, 'undelivered', {}, {reason = 'held', resource = resource})
-    return cjson.encode({answer = 'held', resource = resource})
+    return refused({answer = 'held', resource = resource})
   end
 end
 leave_broker(job)
