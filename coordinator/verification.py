@@ -20,6 +20,7 @@ _HASHES = (
     "limits",
     "overrides",
     "holds",
+    "probing",
     "pools",
     "pool_workers",
     "runtimes",

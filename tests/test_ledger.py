@@ -307,3 +307,32 @@ def test_job_that_kills_its_workers_stops(at: Driver) -> None:
     assert at.state("a") == "unprocessable"
     assert [event.data.get("state") for event in at.events("expired")] == ["waiting"] * 2 + [None]
     assert at.events("unprocessable")[0].data["losses"] == 3
+
+
+@pytest.mark.parametrize("kind", ["ended", "recorded"])
+def test_mending_the_end_of_a_replaced_run_leaves_room_for_its_next_life(
+    at: Driver, kind: str
+) -> None:
+    at.work()
+    at.submit("a", "m")
+    at.ledger.finish("a", at.start("a"), "replaced")
+    at.redis.delete("t:events")
+    assert at.ledger.mend_ends(kind, [("a", at.state("a", "version"))]) == ["a"]
+    assert len(at.events("replaced")) == (kind == "ended")
+    at.ledger.settle(at.ledger.read_events(10))
+    assert at.submit("a", "m") == "dispatched"
+
+
+def test_runs_go_on_when_redis_is_full(at: Driver) -> None:
+    at.work()
+    for job_id in ("a", "b"):
+        at.submit(job_id, "m" if job_id == "a" else "n")
+    token = at.start("a")
+    at.redis.config_set("maxmemory", "1mb")
+    try:
+        assert at.ledger.renew("w", ("q",), 10, hand=[("a", token)]).answer == "ok"
+        assert at.ledger.progress("a", token, {"done": 1}) is None
+        at.start("b")
+        assert at.ledger.finish("a", token, "completed").answer == "done"
+    finally:
+        at.redis.config_set("maxmemory", "0")

@@ -317,3 +317,11 @@ def test_a_run_that_shows_its_task_to_be_long_sends_nothing_ahead(at: Driver) ->
     at.ledger.renew("w", ("q",), 1, hand=[("a", token)])
     at.ledger.finish("a", token, "completed")
     assert at.state("c") == "waiting"
+
+
+def test_what_is_being_probed_is_no_drift(at: Driver) -> None:
+    at.work()
+    at.ledger.hold("integration:mail", "breaker")
+    at.ledger.probe("integration:mail", "breaker", "failed again", "breaker", "a try")
+    assert not verify(at.ledger)
+    at.ledger.end_probing("integration:mail")

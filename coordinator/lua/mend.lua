@@ -26,8 +26,11 @@ for i = first, #ARGV, pair and 2 or 1 do
     end
   elseif job and FINAL[job.state] and job.version == ARGV[i + 1] and call('ZSCORE', P .. 'tombstones', id) then
     if kind == 'ended' then
-      emit(job.state, id, job.version, {state = job.state, token = job.ended ~= '' and job.ended or nil,
+      emit(job.replaced and 'replaced' or job.state, id, job.version, {state = job.state, token = job.ended ~= '' and job.ended or nil,
         reason = 'its end had not been recorded'})
+    elseif job.replaced then
+      -- It lives on when the canvas that replaced it publishes its id.
+      call('ZREM', P .. 'tombstones', id)
     else
       call('ZREM', P .. 'tombstones', id)
       count(job.queue, job.state, -1)

@@ -7,6 +7,8 @@ if fields[1] ~= ARGV[3] or (fields[2] ~= 'running' and fields[2] ~= 'stopping') 
   -- While the ledger is restored, its worker's renewal has yet to bring the run back.
   return cjson.encode({answer = open == '0' and 'ok' or 'stale'})
 end
+-- Removed first, which needs no memory: a Redis that is full then lets the script write what does.
+call('HDEL', P .. 'job:' .. ARGV[2], 'progressed')
 call('HSET', P .. 'job:' .. ARGV[2], 'progressed', text(now))
 if ARGV[4] ~= '' then
   call('HSET', P .. 'job:' .. ARGV[2], 'progress', ARGV[4])

@@ -9,6 +9,9 @@
 -- of life, from a second on}, unfetched = messages that nobody has fetched from its queues}
 local worker, register, slots, busy, queues = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 local key, lease = P .. 'worker:' .. worker, default('lease_ms', 30000)
+-- Before all else that writes: a Redis that is full refuses what may need memory, unless the script has written
+-- something that needs none. Workers that could not renew would have to end their jobs.
+call('HDEL', key, 'stretched')
 local known = call('HMGET', key, 'pool', 'slots', 'busy', 'gone')
 if known[4] and not expire_worker(worker, known[4]) then
   -- Its earlier jobs are not all taken back yet.
@@ -37,8 +40,7 @@ if joins then
 elseif after ~= before then
   change_pool(queues, after - before, 0)
 end
-call('HSET', key, 'pool', queues, 'slots', slots, 'busy', busy, 'seen', text(now), 'stretched', '', 'report',
-  ARGV[7])
+call('HSET', key, 'pool', queues, 'slots', slots, 'busy', busy, 'seen', text(now), 'report', ARGV[7])
 call('ZADD', P .. 'workers', now + lease, worker)
 
 for _, id in ipairs(joins and call('SMEMBERS', key .. ':jobs') or {}) do
