@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -214,6 +215,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the first schedule")
     parser.add_argument("--keep-going", action="store_true", help="do not stop at a failure")
     options = parser.parse_args()
+    # Told to end, in whatever way, it ends with its counts.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         command = [redis_executable(), "--port", str(port), "--bind", "127.0.0.1", "--dir", folder]
