@@ -58,11 +58,13 @@ def _wish(store: ModelStore) -> Wish:
     wanted = model.batches_per_generation
     if new >= wanted:
         reason = f"{new} new batches of games, {wanted} lead to a training"
-        return Wish("training", model.name, "tasks.training.train", kwargs, 1, reason)
+        parts = "training", model.name, "tasks.training.train", kwargs, 1, reason
+        return Wish(*parts, feeds="evaluation")
     generation = state.champion.number if state.generations else 0
     reason = f"generation {generation} has played {new} of {wanted} batches of games"
     depth = min(wanted - new, MAX_DEPTH)
-    return Wish("selfplay", model.name, "tasks.selfplay.play", kwargs, depth, reason)
+    parts = "selfplay", model.name, "tasks.selfplay.play", kwargs, depth, reason
+    return Wish(*parts, feeds="training")
 
 
 def _tournament(members: list[str], wishes: dict[str, Wish]) -> Wish | None:

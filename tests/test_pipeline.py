@@ -66,6 +66,7 @@ def test_games_lead_to_training_training_to_a_gauntlet_and_that_to_new_games() -
         kwargs={"model": "small"},
         depth=2,
         reason="generation 0 has played 0 of 2 batches of games",
+        feeds="training",
     )
     play(model="small", seed=1)
     assert only_wish(SMALL).depth == 1

@@ -65,8 +65,13 @@ def answer(value: Any, as_json: bool, table: Callable[[], Any]) -> None:
     """
     if as_json:
         click.echo(json.dumps(_plain(value), indent=2))
+        return
+    shown = table()
+    if isinstance(shown, str):
+        # Not for rich, which takes parts of names and reasons for markup: model:m: has an emoji in it.
+        click.echo(shown)
     else:
-        console().print(table())
+        console().print(shown)
 
 
 def json_line(value: Any) -> None:
@@ -92,7 +97,7 @@ def console(file: TextIO | None = None) -> Any:
     from rich.console import Console
 
     out = file or sys.stdout
-    return Console(file=out, highlight=False, width=None if out.isatty() else 200)
+    return Console(file=out, highlight=False, emoji=False, width=None if out.isatty() else 200)
 
 
 def _plain(value: Any) -> Any:
