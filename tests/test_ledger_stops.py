@@ -148,3 +148,15 @@ def test_holds_and_limits_end_by_themselves(at: Driver) -> None:
     at.ledger.tick()
     assert (at.state("a"), at.state("b")) == ("dispatched", "dispatched")
     assert len(at.events("resumed", "override_reset")) == 2
+
+
+def test_of_many_jobs_of_a_lost_worker_the_oldest_go_on_first(at: Driver) -> None:
+    at.ledger.limit("model:m", 60, "me")
+    at.work(slots=60)
+    names = [f"j{number}" for number in range(60)]
+    at.ledger.submit([at.job(name, "m") for name in names])
+    for name in names:
+        at.start(name)
+    at.work("other", ("q", "r"), slots=25)
+    at.ledger.leave("w", "killed")
+    assert [name for name in names if at.state(name) == "dispatched"] == names[:25]

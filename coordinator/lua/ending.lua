@@ -180,20 +180,22 @@ local function expire_worker(worker, reason)
     call('ZADD', P .. 'workers', 0, worker)
   end
   local lost = {}
-  for _, id in ipairs(call('SRANDMEMBER', key .. ':jobs', PIECE - taken)) do
-    taken = taken + 1
-    local job = read(id)
-    if job and job.worker == worker then
-      lost[#lost + 1] = job
+  for _, id in ipairs(call('SMEMBERS', key .. ':jobs')) do
+    local found = call('HMGET', P .. 'job:' .. id, 'worker', 'sequence')
+    if found[1] == worker then
+      lost[#lost + 1] = {id = id, sequence = tonumber(found[2])}
     else
       call('SREM', key .. ':jobs', id)
     end
   end
-  table.sort(lost, function(one, other) return tonumber(one.sequence) < tonumber(other.sequence) end)
-  for _, job in ipairs(lost) do
-    if steps >= BUDGET then
+  -- The oldest first: what goes back is handed on at once, before the next piece.
+  table.sort(lost, function(one, other) return one.sequence < other.sequence end)
+  for _, entry in ipairs(lost) do
+    if taken >= PIECE or steps >= BUDGET then
       break
     end
+    taken = taken + 1
+    local job = read(entry.id)
     if job.state == 'running' and reason == 'left' then
       leave_worker(job)
       requeue(job, 'released', {}, {worker = worker, reason = 'worker shut down'})

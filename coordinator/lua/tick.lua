@@ -24,8 +24,7 @@ if gap > step then
   -- takes a job from a healthy worker. Not again before its worker renewed: seldom ticks would keep the
   -- jobs of the dead for ever.
   for _, worker in ipairs(call('ZRANGE', P .. 'workers', 0, -1)) do
-    if call('HGET', P .. 'worker:' .. worker, 'stretched') ~= '1' then
-      call('HSET', P .. 'worker:' .. worker, 'stretched', 1)
+    if call('HSETNX', P .. 'worker:' .. worker, 'stretched', 1) == 1 then
       call('ZINCRBY', P .. 'workers', text(gap), worker)
     end
   end
