@@ -50,6 +50,16 @@ local function count(queue, state, change)
   counted[name] = (counted[name] or 0) + change
 end
 
+-- Forgets a job whose end the store has, but for a trace: a producer that lost the reply repeats its submission, and
+-- one that was overtaken by the reaper or a restore makes it at last, when the job may be over.
+local function leave_trace(id, job, seconds)
+  local trace = {'state', job.state, 'version', job.version, 'queue', job.queue, 'ended', job.ended or ''}
+  count(job.queue, job.state, -1)
+  forget(id)
+  call('HSET', P .. 'job:' .. id, unpack(trace))
+  call('EXPIRE', P .. 'job:' .. id, seconds)
+end
+
 -- The last thing of every script.
 local function write()
   for id, fields in pairs(changed) do

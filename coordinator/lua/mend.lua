@@ -28,16 +28,12 @@ for i = first, #ARGV, pair and 2 or 1 do
     if kind == 'ended' then
       emit(job.replaced and 'replaced' or job.state, id, job.version, {state = job.state, token = job.ended ~= '' and job.ended or nil,
         reason = 'its end had not been recorded'})
-    elseif job.replaced then
-      -- It lives on when the canvas that replaced it publishes its id.
-      call('ZREM', P .. 'tombstones', id)
     else
       call('ZREM', P .. 'tombstones', id)
-      count(job.queue, job.state, -1)
-      local trace = {'state', job.state, 'version', job.version, 'queue', job.queue, 'ended', job.ended or ''}
-      forget(id)
-      call('HSET', P .. 'job:' .. id, unpack(trace))
-      call('EXPIRE', P .. 'job:' .. id, 3600)
+      -- A replaced one lives on when the canvas publishes its id.
+      if not job.replaced then
+        leave_trace(id, job, 3600)
+      end
     end
     done = true
   end
