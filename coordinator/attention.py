@@ -45,7 +45,7 @@ def attention(
         queues, holds, stats: as the work queue tells them.
         stuck: number of jobs that run for long without progress.
     """
-    lines = [f"{paused_text(hold)}; {way_out(hold.resource)}" for hold in holds]
+    lines = [f"{paused_text(hold)}; {way_out(hold.resource, hold.source)}" for hold in holds]
     lines += [
         f"queue {queue.queue} has {queue.pending} jobs pending and no live worker; "
         f"coordinator up, or celery -A APP worker -Q {queue.queue}"

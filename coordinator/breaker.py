@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from coordinator.author import default_author
 from coordinator.durations import shown_duration
 from coordinator.errors import InvalidValue, LedgerClosed, Refused
-from coordinator.holds import PANIC, Hold, Holds
+from coordinator.holds import PANIC, Hold, Holds, way_out
 from coordinator.resources import (
     INTEGRATION,
     QUEUE,
@@ -168,7 +168,7 @@ class Breakers(Holds):
             known = self.store.conditions("breaker").get(scope)
             before = _state(known)
             if before == OPEN:
-                raise Refused(f"{scope} is in panic already: {way_out(scope)}")
+                raise Refused(f"{scope} is in panic already: {way_out(scope, PANIC)}")
             if until_ms is not None and kind_of(scope) == SERIAL:
                 raise InvalidValue("until", until_ms, "left out: everything is resumed by hand")
             data = {"until_ms": until_ms, "cooldown": self.settings.panic.cooldown, "trips": 1}
@@ -496,13 +496,6 @@ class Breakers(Holds):
                 self.ledger.resign(BREAKER, holder)
             except LedgerClosed as error:
                 logger.debug("[COORDINATOR] the term ends by itself: %s", error)
-
-
-def way_out(scope: str) -> str:
-    """Return the command that closes a breaker."""
-    if scope == SERIAL_RESOURCE:
-        return "coordinator panic resume QUEUE, or --all"
-    return f"coordinator panic close {scope}"
 
 
 def _state(one: Condition | None) -> str:

@@ -208,8 +208,17 @@ def clock_text(at: float) -> str:
     return time.strftime(form, then)
 
 
-def way_out(resource: str) -> str:
-    """Return the command that ends a pause."""
+def way_out(resource: str, source: str = "operator") -> str:
+    """Return the command that ends a pause.
+
+    Args:
+        resource, source: of the hold.
+    """
+    if source == PANIC:
+        everything = resource == SERIAL_RESOURCE
+        return (
+            f"coordinator panic {'resume QUEUE, or --all' if everything else f'close {resource}'}"
+        )
     kind, name = kind_of(resource), resource.partition(":")[2]
     if kind == "queue":
         return f"coordinator resume {name}"

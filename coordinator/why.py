@@ -122,7 +122,7 @@ def remedy(obstacle: Obstacle) -> str:
     """Say what would let a job go on that this stops."""
     kind, name = kind_of(obstacle.resource), obstacle.resource.partition(":")[2]
     if obstacle.code == "held":
-        return way_out(obstacle.resource)
+        return way_out(obstacle.resource, hold_of(obstacle.resource, obstacle.hold or {}).source)
     if obstacle.code == "no-worker":
         return f"start a worker for queue {name}: coordinator up, or celery -A APP worker -Q {name}"
     if obstacle.code == "no-slot":

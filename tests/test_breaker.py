@@ -73,7 +73,9 @@ def test_it_opens_at_the_share_and_not_below_the_volume(quick: Desk) -> None:
     waits = quick.send(integration="db")
     assert quick.state(waits) == "waiting"
     assert quick.state(quick.send()) == "dispatched", "other jobs of the queue go on"
-    assert "integration db is paused by panic:breaker" in quick.queue.why(waits).reason
+    why = quick.queue.why(waits)
+    assert "integration db is paused by panic:breaker" in why.reason
+    assert why.remedy == "coordinator panic close integration:db"
     assert evaluated(quick) == [], "and stays open"
 
 
@@ -214,7 +216,9 @@ def test_the_emergency_stop_is_resumed_queue_by_queue(quick: Desk) -> None:
     work = [quick.send() for _ in range(3)]
     training = quick.send(queue="training")
     assert {quick.state(one) for one in (*work, training)} == {"waiting"}
-    assert "everything is paused by panic:ann" in quick.queue.why(training).reason
+    why = quick.queue.why(training)
+    assert "everything is paused by panic:ann" in why.reason
+    assert why.remedy == "coordinator panic resume QUEUE, or --all"
     rehearsed = quick.queue.emergency_resume("work", dry_run=True)
     steps = quick.queue.emergency_resume("work", by="ann")
     assert [(one.scope, one.after) for one in rehearsed] == [
