@@ -58,7 +58,7 @@ lock: ## Resolve requirements.lock (development) and requirements-runtime.lock (
 	$(LOCK_VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-annotate --no-emit-index-url --all-extras $(ARGS) pyproject.toml -o requirements.lock
 	$(LOCK_VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-		--no-header --no-annotate --no-emit-index-url --extra postgres --extra games \
+		--no-header --no-annotate --no-emit-index-url --extra postgres --extra games --extra web \
 		-c requirements.lock pyproject.toml -o requirements-runtime.lock
 
 clean: ## Remove .venv, caches and build products (never the data folder)
