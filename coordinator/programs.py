@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import re
 import secrets
@@ -24,13 +25,13 @@ from coordinator.settings import Settings
 WORKER_STOP_SECONDS = 10
 REDIS_STOP_SECONDS = 20
 
-REDIS, WORKERS, BEAT, FLOWER = "redis", "worker-", "beat", "flower"
+REDIS, WORKERS, BEAT, FLOWER, WEB = "redis", "worker-", "beat", "flower", "web"
 
 #: Stopping goes group by group, the last first: Redis after everything that still needs it, and all
 #: workers at once instead of one after the other.
 FIRST_GROUP, SERVICES_GROUP = "store", "services"
 
-FLOWER_PORT = 5555
+WEB_PORT, FLOWER_PORT = 8770, 5555
 FLOWER_USER = "operator"
 
 
@@ -98,7 +99,27 @@ def flower_login(data_dir: Path) -> FlowerLogin:
     return FlowerLogin(_flower_port(), credentials, f"user {user}, password in {file.path}")
 
 
-def plan(settings: Settings, app: str, data_dir: Path, flower: FlowerLogin | None) -> list[Program]:
+def has_web() -> bool:
+    """Whether the packages of the HTTP API are installed."""
+    return all(importlib.util.find_spec(name) for name in ("fastapi", "uvicorn", "argon2"))
+
+
+def web_port() -> int:
+    """Return the HTTP API's port: the usual one, or else a free one.
+
+    Raises:
+        CoordinatorError: there is none.
+    """
+    return _free_port(WEB_PORT, "the HTTP API", "--no-web")
+
+
+def plan(
+    settings: Settings,
+    app: str,
+    data_dir: Path,
+    flower: FlowerLogin | None,
+    web: int | None = None,
+) -> list[Program]:
     """Return the programs in the order in which they are started.
 
     Args:
@@ -106,6 +127,7 @@ def plan(settings: Settings, app: str, data_dir: Path, flower: FlowerLogin | Non
         app: the Celery app as ``celery -A`` takes it.
         data_dir: the data folder, absolute.
         flower: Flower's address, or None to leave it out.
+        web: the port of the HTTP API, or None to leave it out.
 
     Raises:
         CoordinatorError: no usable redis-server.
@@ -135,6 +157,9 @@ def plan(settings: Settings, app: str, data_dir: Path, flower: FlowerLogin | Non
         login = {"FLOWER_BASIC_AUTH": flower.credentials} if flower.credentials else {}
         address = ("--address=127.0.0.1", f"--port={flower.port}")
         programs.append(Program(FLOWER, (*celery, "flower", *address), environment=login))
+    if web:
+        command = (sys.executable, "-m", "coordinator", "-A", app, "web", "--port", str(web))
+        programs.append(Program(WEB, command))
     return programs
 
 
@@ -243,7 +268,11 @@ def _escaped(value: str) -> str:
 
 
 def _flower_port() -> int:
-    for port in (FLOWER_PORT, 0):
+    return _free_port(FLOWER_PORT, "Flower", "--no-flower")
+
+
+def _free_port(usual: int, what: str, option: str) -> int:
+    for port in (usual, 0):
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -251,4 +280,4 @@ def _flower_port() -> int:
             except OSError:
                 continue
             return int(probe.getsockname()[1])
-    raise CoordinatorError("no free port on 127.0.0.1 for Flower: start with --no-flower")
+    raise CoordinatorError(f"no free port on 127.0.0.1 for {what}: start with {option}")

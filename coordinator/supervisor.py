@@ -36,6 +36,7 @@ from coordinator.programs import (
     flower_login,
     plan,
     starts_file,
+    web_port,
 )
 from coordinator.run_lock import RunLock
 from coordinator.settings import Settings
@@ -54,15 +55,19 @@ class Supervisor:
         settings: the settings of this installation.
         app: the Celery app as ``celery -A`` takes it.
         flower: whether Flower is started.
+        web: whether the HTTP API is started; the app must be a coordinated one.
     """
 
-    def __init__(self, settings: Settings, app: str, *, flower: bool = True) -> None:
-        self._settings, self._app, self._with_flower = settings, app, flower
+    def __init__(
+        self, settings: Settings, app: str, *, flower: bool = True, web: bool = False
+    ) -> None:
+        self._settings, self._app, self._with_flower, self._with_web = settings, app, flower, web
         self.data_dir = settings.data_dir.resolve()
         self.lock = RunLock(self.data_dir)
         self.control = Processes(self.data_dir)
         self._daemon: subprocess.Popen[bytes] | None = None
         self._flower: FlowerLogin | None = None
+        self._web: int | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -109,7 +114,8 @@ class Supervisor:
             CoordinatorError: supervisord or Redis did not come up; with the end of its log.
         """
         self._flower = flower_login(self.data_dir) if self._with_flower else None
-        programs = plan(self._settings, self._app, self.data_dir, self._flower)
+        self._web = web_port() if self._with_web else None
+        programs = plan(self._settings, self._app, self.data_dir, self._flower, self._web)
         self._start_daemon(programs)
         self._await("supervisord", self._daemon_trouble, "supervisord.out", canceled)
         if self._settings.embedded:
@@ -170,6 +176,8 @@ class Supervisor:
         found["database"] = make_url(self._settings.store_url).render_as_string(hide_password=True)
         if self._flower:
             found["flower"] = f"{self._flower.url} ({self._flower.place})"
+        if self._web:
+            found["web"] = f"http://127.0.0.1:{self._web} (coordinator web token create NAME)"
         found["logs"] = str(self.data_dir / "logs")
         return found
 

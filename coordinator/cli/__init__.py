@@ -30,6 +30,7 @@ from coordinator.cli import (
     trigger,
     up,
     verify,
+    web,
     workers,
 )
 from coordinator.cli.installation import Installation
@@ -77,6 +78,7 @@ for command in (
     *rates.commands,
     audit.command,
     db.command,
+    web.command,
 ):
     main.add_command(command)
 locks.command.add_command(verify.command)

@@ -55,6 +55,7 @@ class StopRequests:
     help="End with a summary once every model has reached generation N.",
 )
 @click.option("--no-flower", is_flag=True, help="Leave Flower out.")
+@click.option("--no-web", is_flag=True, help="Leave the HTTP API out.")
 @click.option("--plain", is_flag=True, help="Lines instead of a screen, on a terminal too.")
 @json_option
 @click.pass_obj
@@ -62,10 +63,12 @@ def command(
     installation: Installation,
     until_generation: int | None,
     no_flower: bool,
+    no_web: bool,
     plain: bool,
     as_json: bool,
 ) -> None:
-    """Run everything here: Redis, workers, beat and Flower. Ctrl-C stops it."""
+    """Run everything here: Redis, workers, beat, Flower and the HTTP API. Ctrl-C stops it."""
+    from coordinator.programs import has_web
     from coordinator.supervisor import Supervisor
 
     summary = summary_of(installation.app)
@@ -73,7 +76,11 @@ def command(
         raise click.UsageError("--until-generation: the app names no coordinator_summary")
     requests = StopRequests()
     last: Snapshot | None = None
-    with Supervisor(installation.settings, installation.name, flower=not no_flower) as supervisor:
+    # Without its packages it is left out: they are an extra.
+    web = not no_web and has_web() and getattr(installation.app, "coordination", None) is not None
+    with Supervisor(
+        installation.settings, installation.name, flower=not no_flower, web=web
+    ) as supervisor:
         if supervisor.prepare(lambda: _say("waiting for an earlier run here to end")):
             _start_over()
         try:

@@ -1,0 +1,145 @@
+"""The app that a server runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import JSONResponse
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from coordinator.roster import versions
+from coordinator.web import events, jobs, orgs, panic, problems, queues, sessions, status
+from coordinator.web.access import COOKIE, Access
+from coordinator.web.bounds import BODY_BYTES, Bodies
+from coordinator.web.feed import Feed
+from coordinator.web.threads import Threads
+from coordinator.web.visits import COMMON, Guarded, Service, Viewing
+
+if TYPE_CHECKING:
+    from coordinator.work_queue import WorkQueue
+
+logger = logging.getLogger("coordinator")
+
+#: Seconds for one request: longer than the ledger tries to reach Redis, and than SQLite's lock is waited for.
+SECONDS = 15.0
+
+DESCRIPTION = """Jobs and queues of one installation. Every answer is JSON; every error is a problem (RFC 9457).
+
+Who calls shows a bearer token (`coordinator web token create`) or has a session (`POST /session`). A **viewer** looks,
+an **operator** acts on jobs and queues, an **admin** also changes limits. Who did what, and where from, is in the log.
+When Redis or the database is away the answer is 503 with `Retry-After`."""
+
+router = APIRouter(route_class=Guarded, responses=COMMON)
+
+
+@router.get("/openapi.json", include_in_schema=False)
+async def openapi(request: Request, visit: Viewing) -> JSONResponse:  # noqa: ARG001 - who looks is asked
+    """Return what this API is."""
+    return JSONResponse(request.app.openapi())
+
+
+def create(
+    queue: WorkQueue, celery: Any, *, seconds: float = SECONDS, body_bytes: int = BODY_BYTES
+) -> FastAPI:
+    """Return the app.
+
+    Args:
+        queue: the work queue.
+        celery: the coordinated Celery app that jobs are submitted to.
+        seconds: for one request.
+        body_bytes: of one request.
+    """
+    # A worker does this when it starts: only then the tasks of `imports` are known.
+    celery.loader.import_default_modules()
+    threads = Threads(seconds)
+    feed = Feed(queue, threads)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        feed.close()
+        threads.close()
+
+    app = FastAPI(
+        title="Coordinator",
+        version=versions().get("celery-coordinator", "unknown"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        middleware=[Middleware(Headers), Middleware(Bodies, most=body_bytes)],
+    )
+    app.state.service = Service(queue, celery, threads, Access(lambda: queue.store), feed)
+    problems.install(app)
+    for module in (jobs, queues, status, orgs, panic, sessions, events):
+        app.include_router(module.router)
+    for public in (status.public, sessions.public):
+        app.include_router(public)
+    app.include_router(router)
+    app.openapi = lambda: document(app)  # type: ignore[method-assign]  # as FastAPI's own guide does it
+    return app
+
+
+class Headers:
+    """Says with each answer that it is for its caller alone, and nothing but what it says it is.
+
+    Args:
+        app: what answers.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                known = {name for name, _ in message["headers"]}
+                message["headers"] = [
+                    *message["headers"],
+                    *(pair for pair in _HEADERS if pair[0] not in known),
+                ]
+            await send(message)
+
+        await self.app(scope, receive, sending)
+
+
+_HEADERS = (
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    # An answer of the API shows nothing; pages set their own.
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+)
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """Return the OpenAPI document of an app."""
+    if app.openapi_schema is None:
+        found = get_openapi(
+            title=app.title,
+            version=app.version,
+            description=app.description,
+            routes=app.routes,
+        )
+        parts = found["components"]
+        for own in ("HTTPValidationError", "ValidationError"):
+            parts["schemas"].pop(own, None)
+        schema = problems.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        parts["schemas"] |= {**schema.pop("$defs"), "Problem": schema}
+        parts["securitySchemes"] = {
+            "token": {"type": "http", "scheme": "bearer"},
+            "session": {"type": "apiKey", "in": "cookie", "name": COOKIE},
+        }
+        found["security"] = [{"token": []}, {"session": []}]
+        found["paths"]["/live"]["get"]["security"] = []
+        found["paths"]["/session"]["post"]["security"] = []
+        app.openapi_schema = found
+    return app.openapi_schema
