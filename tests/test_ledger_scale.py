@@ -192,3 +192,11 @@ def test_an_owner_with_many_waiting_jobs_starts_them_in_pieces(counting: Countin
         rounds += 1
         assert rounds < 30
     assert counting.ledger.counts()["q", "dispatched"] == 200
+
+
+def test_positions_behind_many_orgs_are_not_counted_job_by_job(counting: Counting) -> None:
+    counting.ledger.hold("queue:q", "me")
+    for index in range(100):
+        counting.submit(1, lambda _: [], org=f"o{index}")
+    batch = [counting.job([], org=f"new{index}") for index in range(20)]
+    assert counting.cost(lambda: counting.ledger.submit(batch)) < 1000

@@ -275,7 +275,8 @@ local function enqueue(job, needs, on, message)
   local lane = places[stop] and places[stop][class.lane]
   if lane then
     lane.jobs = lane.jobs + 1
-  else
+  elseif places[stop] then
+    -- Where there were too many to count there still are.
     places[stop] = nil
   end
   return stop, code or obstacle(stop, class, job.task) or 'turn', class
