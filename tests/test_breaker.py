@@ -250,3 +250,19 @@ def test_what_cannot_be_in_panic(quick: Desk, scope: str) -> None:
     for verb in (quick.queue.open_panic, quick.queue.close_panic, quick.queue.get_panic):
         with pytest.raises(InvalidValue):
             verb(scope)
+
+
+def test_beat_has_breakers_and_alerts_looked_at(alone: Installation) -> None:
+    every = alone.app.conf.beat_schedule
+    assert every["coordinator.panic"]["schedule"] == 5
+    assert every["coordinator.alerts"]["schedule"] == 30
+    alone.work_queue.wait_until_open()
+    assert alone.app.tasks["coordinator.panic"]() == 0
+    assert alone.app.tasks["coordinator.alerts"]() == 0
+
+
+def test_beat_leaves_out_what_is_switched_off(quick: Desk, alone: Installation) -> None:
+    assert "coordinator.panic" not in alone.app.conf.beat_schedule
+    for _ in range(4):
+        quick.fail("refused", integration="db")
+    assert alone.app.tasks["coordinator.panic"]() == 1
