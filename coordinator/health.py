@@ -228,7 +228,7 @@ class Health(Overview, Breakers):
         failures = self.store.failed_since(since, name)
         ended = completed + failures
         failed = 100 * failures / ended if ended else None
-        waited, _ = self.store.averages(since, name)
+        waited, _, _ = self.store.averages(since, name)
         wait = None if waited is None else waited / 1000
         found = [
             _measured("capacity", capacity, rules.capacity, f"{busy} of {limit} jobs at once", "%"),

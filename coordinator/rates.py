@@ -21,6 +21,7 @@ class Bucket:
     completed: int
     failed: int
     retried: int
+    blocked: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,10 @@ class Throughput:
     Attributes:
         seconds, bucket_seconds: the while, and the stretches it is cut into.
         submitted, completed, failed, retried: their sums; failed counts unprocessable too.
+        blocked: jobs that could not start when they were submitted.
         per_minute: completed jobs.
         wait_seconds, run_seconds: averages of the jobs that ended, None when none did.
+        longest_wait_seconds: of these jobs.
         buckets: the stretches, the oldest first; those in which nothing happened too.
     """
 
@@ -45,6 +48,8 @@ class Throughput:
     wait_seconds: float | None
     run_seconds: float | None
     buckets: tuple[Bucket, ...]
+    blocked: int = 0
+    longest_wait_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +97,9 @@ class Rates(Listings):
             verbs = counted.get(at, {})
             failed = verbs.get("failed", 0) + verbs.get("unprocessable", 0)
             parts = verbs.get("submitted", 0), verbs.get("completed", 0), failed
-            buckets.append(Bucket(at / 1000, *parts, verbs.get("retried", 0)))
-        waited, ran = self.store.averages(since_ms, queue)
+            others = verbs.get("retried", 0), verbs.get("blocked", 0)
+            buckets.append(Bucket(at / 1000, *parts, *others))
+        waited, longest, ran = self.store.averages(since_ms, queue)
         completed = sum(bucket.completed for bucket in buckets)
         return Throughput(
             seconds,
@@ -106,6 +112,8 @@ class Rates(Listings):
             None if waited is None else waited / 1000,
             None if ran is None else ran / 1000,
             tuple(buckets),
+            sum(bucket.blocked for bucket in buckets),
+            None if longest is None else longest / 1000,
         )
 
     def get_slow_jobs(

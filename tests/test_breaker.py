@@ -145,6 +145,20 @@ def test_a_failed_probe_brings_the_hold_back_in_the_same_step(quick: Desk) -> No
     assert found.until - found.since == pytest.approx(0.5, abs=0.05), "at most so long"
 
 
+@pytest.mark.parametrize("how", ["retried", "lost"])
+def test_a_probe_that_is_retried_or_lost_failed_too(quick: Desk, how: str) -> None:
+    """Else each waiting job would cost one of its attempts before the first of them gives up."""
+    break_it(quick, integration="db")
+    ids = [quick.send(integration="db") for _ in range(2)]
+    half_open(quick)
+    token = quick.start(ids[0])
+    quick.record()
+    again = quick.queue.store.stored([ids[0]])[ids[0]].job if how == "retried" else None
+    quick.ledger.finish(ids[0], token, how, {"error": "x"}, again)
+    assert [quick.state(one) for one in ids] == ["waiting"] * 2
+    assert evaluated(quick) == [(DB, "half_open", "open")]
+
+
 def test_by_hand_with_a_rehearsal_and_what_an_operator_had_set(quick: Desk) -> None:
     quick.queue.pause("training", reason="GPU", by="ann")
     until = quick.ledger.clock() + 3_600_000

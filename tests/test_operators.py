@@ -361,13 +361,17 @@ def test_throughput_and_slow_jobs(desk: Desk) -> None:
     desk.fail("no")
     runs = desk.send("m")
     desk.start(runs)
+    desk.send("m")
     desk.record()
     told = desk.queue.get_throughput(3600, 600)
-    assert (told.submitted, told.completed, told.failed, told.retried) == (4, 2, 1, 0)
+    assert (told.submitted, told.completed, told.failed, told.retried) == (5, 2, 1, 0)
+    assert told.blocked == sum(bucket.blocked for bucket in told.buckets) == 1
     assert told.per_minute == pytest.approx(2 / 60)
     assert len(told.buckets) in (6, 7)
     assert sum(bucket.completed for bucket in told.buckets) == 2
     assert told.wait_seconds is not None
+    assert told.longest_wait_seconds is not None
+    assert told.longest_wait_seconds >= told.wait_seconds
     assert desk.queue.get_throughput(queue="training").submitted == 0
     slow = desk.queue.get_slow_jobs()
     assert len(slow) == 4

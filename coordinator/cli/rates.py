@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 def throughput(
     installation: Installation, queue: str | None, since: float, every: float, as_json: bool
 ) -> None:
-    """Count jobs submitted, completed, failed and retried over time."""
+    """Count jobs submitted, blocked, completed, failed and retried over time; waiting and run times."""
     found = installation.records.get_throughput(since, every, queue)
     answer(found, as_json, lambda: _throughput(found))
 
@@ -56,11 +56,12 @@ def _throughput(found: Throughput) -> Any:
 
     most = max((bucket.completed for bucket in found.buckets), default=0)
     table = rows(
-        ("from", "submitted", "completed", "failed", "retried", ""),
+        ("from", "submitted", "blocked", "completed", "failed", "retried", ""),
         [
             (
                 moment(bucket.at),
                 bucket.submitted,
+                bucket.blocked,
                 bucket.completed,
                 bucket.failed,
                 bucket.retried,
@@ -72,7 +73,9 @@ def _throughput(found: Throughput) -> Any:
     told = (
         f"{found.completed} completed in {shown_duration(found.seconds)}, "
         f"{found.per_minute:.1f} a minute; {found.failed} failed; on average "
-        f"{shown_duration(found.wait_seconds)} of waiting and {shown_duration(found.run_seconds)} of work"
+        f"{shown_duration(found.wait_seconds)} of waiting (at most "
+        f"{shown_duration(found.longest_wait_seconds)}) and {shown_duration(found.run_seconds)} of work; "
+        f"{found.blocked} were blocked at first"
     )
     return Group(table, Text(told))
 

@@ -15,7 +15,14 @@ from coordinator.store.restoration import START
 from coordinator.store.transitions import first_ordinal
 
 #: Events that are counted over time.
-COUNTED = (Verb.SUBMITTED, Verb.COMPLETED, Verb.FAILED, Verb.UNPROCESSABLE, Verb.RETRIED)
+COUNTED = (
+    Verb.SUBMITTED,
+    Verb.BLOCKED,
+    Verb.COMPLETED,
+    Verb.FAILED,
+    Verb.UNPROCESSABLE,
+    Verb.RETRIED,
+)
 
 
 class Listings(Queries):
@@ -109,16 +116,19 @@ class Listings(Queries):
 
     def averages(
         self, since_ms: int, queue: str | None = None
-    ) -> tuple[float | None, float | None]:
-        """Return how long jobs that ended since a moment waited and ran on average, in ms."""
+    ) -> tuple[float | None, float | None, float | None]:
+        """Return how long jobs that ended since a moment waited on average, at most, and ran on average, in ms."""
         table = self.schema.jobs.c
         query = sa.select(
             sa.func.avg(table.started_at - table.queued_at).label("waited"),
+            sa.func.max(table.started_at - table.queued_at).label("longest"),
             sa.func.avg(table.finished_at - table.started_at).label("ran"),
         ).where(*self._ended(since_ms, queue))
         (row,) = self.rows(query)
-        waited, ran = row["waited"], row["ran"]
-        return None if waited is None else float(waited), None if ran is None else float(ran)
+        waited, longest, ran = (
+            None if row[name] is None else float(row[name]) for name in ("waited", "longest", "ran")
+        )
+        return waited, longest, ran
 
     def slowest(self, since_ms: int, limit: int, queue: str | None = None) -> list[Row]:
         """Return jobs that ended since a moment, those whose last run took longest first."""
