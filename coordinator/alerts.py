@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from coordinator.durations import shown_duration
+from coordinator.errors import LedgerClosed
 from coordinator.health import HOUR_MS, Health
 
 if TYPE_CHECKING:
@@ -111,9 +112,11 @@ class Alerts(Health):
             self.ledger.resign("alerts", holder)
 
     def _look(self) -> list[Alert]:
-        now = self.ledger.clock()
+        now, epoch = self.ledger.clock(), self.built_epoch()
         found = {sign.key: sign for sign in self._signs(now)}
         signs = {key: sign for key, sign in found.items() if sign.value > sign.pair[0]}
+        if self.built_epoch() != epoch:
+            raise LedgerClosed("the ledger was restored meanwhile")
         known, changed = self.store.conditions("alert"), []
         for key in sorted({*signs, *known}):
             before = known.get(key)

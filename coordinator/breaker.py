@@ -290,15 +290,20 @@ class Breakers(Holds):
             LedgerUnavailable, LedgerClosed, StoreUnavailable: not now.
         """
         with self._changing(dry_run, 0.0):
+            epoch = self.built_epoch()
             self.catch_up(1.0)
             now = self.ledger.clock()
             known = self.store.conditions("breaker")
             holds = {hold.resource: hold for hold in self.get_holds()}
+            if self.built_epoch() != epoch:
+                raise LedgerClosed("the ledger was restored meanwhile")
             moves = [
                 *self._lost(known, holds, now),
                 *self._due(known, holds, now),
                 *self._broken(known, holds, now),
             ]
+            if not dry_run:
+                self._forget(known, now)
             return tuple(self._carry_out(move, dry_run) for move in moves)
 
     def check_scope(self, scope: str) -> str:
@@ -376,6 +381,12 @@ class Breakers(Holds):
                 until = now + int(rules.cooldown * 1000)
                 data = {"until_ms": until, "cooldown": rules.cooldown, "trips": 1}
                 yield _Move(scope, CLOSED, OPEN, BREAKER, cause, data)
+
+    def _forget(self, known: Mapping[str, Condition], now: int) -> None:
+        """Forget breakers that closed so long ago that nothing of before counts any more."""
+        for scope, one in known.items():
+            if one.state == CLOSED and one.since < now - self.settings.panic.window * 1000:
+                self.store.drop_condition("breaker", scope)
 
     def _spread(
         self, stop: Condition, known: Mapping[str, Condition], by: str, dry_run: bool

@@ -61,6 +61,20 @@ class CatchingUp(Records):
         oldest = self.ledger.oldest_event()
         return not last or oldest is None or _order(oldest) > _order(last)
 
+    def built_epoch(self) -> int:
+        """Return the present epoch of a ledger that is built.
+
+        Who judges by what is not there asks before and after: in a ledger that was wiped, nothing is.
+
+        Raises:
+            LedgerClosed: it has none, or is being built again.
+            LedgerUnavailable: not now.
+        """
+        epoch = self.ledger.epoch()
+        if epoch is None:
+            raise LedgerClosed("the ledger is being restored: try again in a few seconds")
+        return epoch
+
     def wait_until_open(self) -> None:
         """Restore the ledger if Redis has forgotten it, or wait until somebody else has.
 

@@ -10,7 +10,6 @@ from coordinator.durations import shown_duration
 from coordinator.errors import CoordinatorError
 from coordinator.holds import PANIC, paused_text
 from coordinator.overview import Overview, QueueState
-from coordinator.records import open_store
 from coordinator.resources import queue_resource
 from coordinator.thresholds import Pair
 
@@ -188,8 +187,7 @@ class Health(Overview, Breakers):
             return True, "the ledger is open"
 
         def stored() -> tuple[bool, str]:
-            # Not the store of this process, which would migrate a database that it finds behind.
-            with open_store(self.settings).stating() as connection:
+            with self.store.reading() as connection:
                 connection.exec_driver_sql("SELECT 1")
             return True, "the database answers"
 

@@ -34,7 +34,7 @@ class Operators(BulkVerbs, Shares, Breakers, Workers):
             value: its units from now on.
             reason, by: kept in the log.
             until_ms: when it ends by itself (Unix milliseconds); 0 is never. The limit that was set for good, if
-                any, holds again then.
+                any, holds again then. With None as value, any moment resets the temporary limit alone.
 
         Raises:
             InvalidValue: no resource, or no limit.

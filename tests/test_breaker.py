@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from coordinator.breaker import Breaker
-from coordinator.errors import InvalidValue, Refused
+from coordinator.errors import InvalidValue, LedgerClosed, Refused
 from coordinator.work_queue import WorkQueue
 from tests.helpers import eventually
 
@@ -204,6 +204,8 @@ def test_it_outlives_a_wiped_redis_open_and_half_open(quick: Desk, alone: Instal
     break_it(quick, integration="db")
     half_open(quick)
     alone.redis.flushdb()
+    with pytest.raises(LedgerClosed):
+        quick.queue.evaluate_panic()
     again = WorkQueue(alone.app.coordination.settings)
     again.wait_until_open()
     again.ledger.renew(quick.worker, ("work", "training"), 10, register=True)
@@ -214,6 +216,19 @@ def test_it_outlives_a_wiped_redis_open_and_half_open(quick: Desk, alone: Instal
     assert again.ledger.probing(DB)
     assert again.ledger.limits([DB])[DB].value == 1
     again.ledger.pool.disconnect()
+
+
+def test_an_empty_redis_is_not_taken_for_an_operators_resume(
+    quick: Desk, alone: Installation
+) -> None:
+    break_it(quick, integration="db")
+    alone.redis.flushdb()
+    with pytest.raises(LedgerClosed):
+        quick.queue.evaluate_panic()
+    quick.queue.wait_until_open()
+    assert [hold.source for hold in quick.queue.get_holds()] == ["panic"]
+    assert breaker(quick).state == "open"
+    half_open(quick)
 
 
 def test_a_hold_whose_state_was_lost_is_taken_up(quick: Desk) -> None:

@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from coordinator.alerts import CALL_SECONDS, CALLS, post
-from coordinator.errors import InvalidValue
+from coordinator.errors import InvalidValue, LedgerClosed
 from coordinator.health import QueueHealth
 from coordinator.settings import load
 from coordinator.work_queue import WorkQueue
 from tests.helpers import eventually, free_port
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.desk import Desk
     from tests.workers import Installation
 
@@ -114,7 +112,7 @@ def test_a_worker_that_takes_nothing_degrades_its_queues(desk: Desk) -> None:
     assert causes(desk) == {"idle_worker": "degraded"}
 
 
-def test_live_and_ready_are_different_questions(desk: Desk, tmp_path: Path) -> None:
+def test_live_and_ready_are_different_questions(desk: Desk) -> None:
     queue = desk.queue
     assert queue.get_liveness().ok
     assert queue.get_readiness().ok
@@ -129,10 +127,10 @@ def test_live_and_ready_are_different_questions(desk: Desk, tmp_path: Path) -> N
     assert queue.health_check().details["level"] == "unhealthy"
 
 
-def test_an_installation_without_its_parts_answers_too(tmp_path: Path) -> None:
+def test_an_installation_without_its_parts_answers_too() -> None:
     environ = {
         "COORDINATOR_REDIS_URL": f"redis://127.0.0.1:{free_port()}/0",
-        "COORDINATOR_DATABASE_URL": f"sqlite:///{tmp_path}/missing/x.db",
+        "COORDINATOR_DATABASE_URL": f"postgresql://nobody@127.0.0.1:{free_port()}/none",
     }
     queue = WorkQueue(load({}, environ))
     queue.ledger.patience = 0.1
@@ -289,6 +287,8 @@ def test_alerts_outlive_a_wiped_redis(with_rules: Callable[..., Desk], alone: In
     assert looked(desk) == [("queue_depth", "warning")]
     since = desk.queue.get_alerts()[0].since
     alone.redis.flushdb()
+    with pytest.raises(LedgerClosed):
+        desk.queue.evaluate_alerts()
     again = WorkQueue(alone.app.coordination.settings)
     again.wait_until_open()
     assert again.evaluate_alerts() == []

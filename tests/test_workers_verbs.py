@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from coordinator.errors import InvalidValue, Refused
+from coordinator.errors import InvalidValue, Refused, StoreUnavailable
 from coordinator.work_queue import WorkQueue
 from coordinator.workers import WorkerRecord
-from tests.helpers import ROOT, eventually
+from tests.helpers import ROOT, eventually, free_port
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.desk import Desk
     from tests.workers import Installation
 
@@ -183,10 +181,12 @@ def test_celerys_help_tells_of_the_commands(kind: str, names: tuple[str, ...], o
         assert len(line.split()) > 4, line
 
 
-def test_live_workers_are_shown_without_a_database(desk: Desk, tmp_path: Path) -> None:
+def test_live_workers_are_shown_without_a_database(desk: Desk) -> None:
     """The operator looks at workers when something is wrong."""
-    missing = f"sqlite:///{tmp_path}/missing/x.db"
+    missing = f"postgresql://nobody@127.0.0.1:{free_port()}/none"
     bare = WorkQueue(replace(desk.queue.settings, database_url=missing))
+    with pytest.raises(StoreUnavailable):
+        bare.store.workers()
     assert [one.node for one in bare.get_workers()] == ["w"]
     bare.ledger.pool.disconnect()
 
