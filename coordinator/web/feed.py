@@ -158,7 +158,8 @@ class Feed:
 
     def _look(self) -> list[AuditEntry]:
         """Return what came since the last look, the oldest first."""
-        found, cursor = list[AuditEntry](), None
+        found: list[AuditEntry] = []
+        cursor: str | None = None
         while True:
             page = self._queue.get_audit(
                 since_ms=max(0, self._since - OVERLAP_MS), limit=PAGE, cursor=cursor

@@ -61,7 +61,7 @@ def submit(body: JobRequest, visit: Operating) -> JobAccepted:
     call = call_of(visit.service.celery, fields)
     job_id = send(visit.service.celery, call, visit.nonce)
     try:
-        visit.queue.store.note("requested", visit.by, job_id=job_id)
+        visit.records.store.note("requested", visit.by, job_id=job_id)
     except StoreUnavailable as error:
         # With durability redis it is accepted nevertheless.
         logger.warning("[COORDINATOR] job %s requested by %s: %s", job_id, visit.by, error)
@@ -70,7 +70,7 @@ def submit(body: JobRequest, visit: Operating) -> JobAccepted:
 
 def _accepted(visit: Operating, job_id: str) -> JobAccepted:
     try:
-        why = visit.queue.why(job_id)
+        why = visit.records.why(job_id)
     except (LedgerUnavailable, LedgerClosed, StoreUnavailable, UnknownJob) as error:
         # It is accepted all the same: an error would have it sent again.
         word, detail = status(State.WAITING)
@@ -119,7 +119,7 @@ def jobs(
     cursor: Cursor = None,
 ) -> Jobs:
     """List jobs, page by page: go on with ``next_cursor`` until it is null."""
-    found = visit.queue.get_jobs(
+    found = visit.records.get_jobs(
         status=status,
         queue=queue,
         model=model,
@@ -138,7 +138,7 @@ def jobs(
 @blocking
 def job(job_id: JobId, visit: Viewing) -> JobRecord:
     """Show a job: what was accepted, and where it stands now."""
-    return visit.queue.get_job(job_id)
+    return visit.records.get_job(job_id)
 
 
 @router.get("/jobs/{job_id}/why", response_model=Why, responses=responses(404))
@@ -152,8 +152,8 @@ def why(job_id: JobId, visit: Viewing) -> Why:
 @blocking
 def job_events(job_id: JobId, visit: Viewing) -> Events:
     """Show all that happened to a job, the oldest first."""
-    visit.queue.get_job(job_id)
-    return Events(job_id=job_id, events=visit.queue.get_history(job_id))
+    visit.records.get_job(job_id)
+    return Events(job_id=job_id, events=visit.records.get_history(job_id))
 
 
 @router.post("/jobs/{job_id}/cancel", response_model=JobState, responses=responses(404, 409))

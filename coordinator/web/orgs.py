@@ -25,7 +25,7 @@ def orgs(visit: Viewing, org: Name | None = None, queue: Name | None = None) -> 
 @blocking
 def limit(org: Org, body: OrgLimit, visit: Ruling) -> Limits:
     """Set how many jobs an org may run at once, for good or for a while; running ones go on."""
-    until = 0 if body.seconds is None else visit.queue.ledger.clock() + int(body.seconds * 1000)
+    until = visit.until_ms(body.seconds) or 0
     names = visit.queue.limit_org(
         org, body.limit, body.queue, until_ms=until, reason=body.reason, by=visit.by
     )

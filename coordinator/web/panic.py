@@ -46,7 +46,7 @@ def breaker(scope: Scope, visit: Viewing) -> Breaker:
 def open_panic(scope: Scope, visit: Ruling, body: Panic | None = None) -> tuple[PanicStep, ...]:
     """Open a circuit breaker: nothing that needs it starts after this was answered. ``serial`` stops everything."""
     said = body or Panic()
-    until = None if said.seconds is None else visit.queue.ledger.clock() + int(said.seconds * 1000)
+    until = visit.until_ms(said.seconds)
     if scope == SERIAL_RESOURCE and until is None:
         return visit.queue.emergency_stop(
             release=said.release, reason=said.reason, by=visit.by, dry_run=said.dry_run
@@ -72,5 +72,8 @@ def close_panic(
 @router.get("/health", response_model=HealthReport)
 @blocking
 def health(visit: Viewing) -> HealthReport:
-    """Tell how the installation and each queue do, with the reasons; ``is_healthy`` says it in a word."""
-    return visit.queue.health_check()
+    """Tell how the installation and each queue do, with the reasons; ``is_healthy`` says it in a word.
+
+    Answered with Redis away, too: that is one of the reasons.
+    """
+    return visit.records.health_check()

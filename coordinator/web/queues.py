@@ -21,7 +21,7 @@ Queue = Annotated[str, Path(min_length=1, max_length=200, description="A queue's
 def pause(queue: Queue, visit: Operating, body: Pause | None = None) -> Paused:
     """Pause a queue: nothing of it starts after this was answered; what runs goes on. It outlives restarts."""
     said = body or Pause()
-    until = None if said.seconds is None else visit.queue.ledger.clock() + int(said.seconds * 1000)
+    until = visit.until_ms(said.seconds)
     held = visit.queue.pause(queue, reason=said.reason, by=visit.by, until_ms=until)
     return Paused(paused=list(held), until=None if until is None else until / 1000)
 

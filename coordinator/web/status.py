@@ -54,7 +54,8 @@ def queue_status(
     visit: Viewing, limit: Annotated[int, Query(ge=1, le=200, description="Of queued_jobs")] = 50
 ) -> QueueStatus:
     """Show the jobs that run, and those that wait first with what blocks them."""
-    active = [_active(one) for one in visit.queue.active()]
+    work_queue = visit.queue
+    active = [_active(one) for one in work_queue.active()]
     queued = [
         Queued(
             job_id=one.id,
@@ -66,27 +67,28 @@ def queue_status(
             queue_position=one.queue_position,
             queued_at=one.queued_at,
         )
-        for one in visit.queue.blocked(limit)
+        for one in work_queue.blocked(limit)
     ]
     return QueueStatus(
         active_job=active[0] if active else None,
         active_jobs=active,
         queued_jobs=queued,
-        queue_length=visit.queue.get_pending_count(),
+        queue_length=work_queue.get_pending_count(),
     )
 
 
 @router.get("/work_queue_status", response_model=WorkQueueStatus)
 @blocking
 def work_queue_status(visit: Viewing, queue: Name | None = None) -> WorkQueueStatus:
-    """Show numbers, of one queue or of all."""
+    """Show numbers, of one queue or of all; ``stalled`` is of all."""
+    work_queue = visit.queue
     if queue is not None:
-        visit.queue.check_queue(queue)
-    workers = [one for one in visit.queue.get_active_workers() if queue in (None, *one.queues)]
+        work_queue.check_queue(queue)
+    workers = [one for one in work_queue.get_active_workers() if queue in (None, *one.queues)]
     return WorkQueueStatus(
-        **visit.queue.get_stats(queue),
+        **work_queue.get_stats(queue),
         active_workers=len(workers),
-        stalled=len(visit.queue.get_stalled_jobs()),
+        stalled=len(work_queue.get_stalled_jobs()),
     )
 
 
@@ -145,7 +147,7 @@ def audit(
     cursor: Cursor = None,
 ) -> Audit:
     """Read the log, the newest first: what happened, who did it and why. Moments are Unix seconds."""
-    found = visit.queue.get_audit(
+    found = visit.records.get_audit(
         event=event,
         job_id=job_id,
         resource=resource,

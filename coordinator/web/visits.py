@@ -13,7 +13,6 @@ from fastapi import Depends, Header, Request, Response
 from fastapi.encoders import jsonable_encoder
 from fastapi.routing import APIRoute
 
-from coordinator.errors import LedgerClosed
 from coordinator.web.access import Access, Caller, Card
 from coordinator.web.problems import Failed, responses
 from coordinator.web.threads import Threads
@@ -56,12 +55,27 @@ class Visit:
     nonce: str | None = None
 
     @property
+    def records(self) -> WorkQueue:
+        """The work queue for what the database alone can answer, with Redis away too."""
+        return self.service.queue
+
+    @property
     def queue(self) -> WorkQueue:
+        """The work queue, its ledger open: one that Redis has forgotten would be shown as empty.
+
+        Raises:
+            LedgerUnavailable, LedgerClosed, StoreUnavailable: not now.
+        """
+        self.service.queue.wait_until_open()
         return self.service.queue
 
     @property
     def by(self) -> str:
         return self.caller.by
+
+    def until_ms(self, seconds: float | None) -> int | None:
+        """Return when so many seconds from now are over (Unix milliseconds); None for None."""
+        return None if seconds is None else self.queue.ledger.clock() + int(seconds * 1000)
 
 
 class Guarded(APIRoute):
@@ -128,15 +142,7 @@ def blocking(handler: Callable[Parameters, Any]) -> Callable[Parameters, Awaitab
         visit = kwargs["visit"]
         assert isinstance(visit, Visit)  # noqa: S101 - for the type checker
 
-        def call() -> Any:
-            try:
-                return handler(*args, **kwargs)
-            except LedgerClosed:
-                # Nothing was done. Where no worker lives, nobody but us restores it.
-                visit.queue.wait_until_open()
-                return handler(*args, **kwargs)
-
-        return await visit.service.threads.run(call)
+        return await visit.service.threads.run(functools.partial(handler, *args, **kwargs))
 
     return run
 
@@ -156,7 +162,7 @@ def once(status: int = 200) -> Callable[[Callable[..., Any]], Callable[..., Any]
         def run(*, visit: Visit, **kwargs: Any) -> Any:
             if visit.key is None:
                 return handler(visit=visit, **kwargs)
-            store, who = visit.queue.store, visit.caller.identity
+            store, who = visit.records.store, visit.caller.identity
             known = store.reserve_answer(who, visit.key, visit.request)
             if known.request != visit.request:
                 raise Failed(422, f"Idempotency-Key {visit.key!r} was used for another request")
