@@ -41,7 +41,7 @@ Cursor = Annotated[
 ]
 
 
-@router.post("/jobs", status_code=202, response_model=JobAccepted, responses=responses(413))
+@router.post("/jobs", status_code=202, response_model=JobAccepted)
 @blocking
 @once(202)
 def submit(body: JobRequest, visit: Operating) -> JobAccepted:

@@ -7,9 +7,10 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 
 from coordinator.web.bodies import Limits, Name, OrgLimit, Orgs, Reset, Text
+from coordinator.web.problems import responses
 from coordinator.web.visits import COMMON, Guarded, Ruling, Viewing, blocking
 
-router = APIRouter(route_class=Guarded, tags=["orgs"], responses=COMMON)
+router = APIRouter(route_class=Guarded, tags=["orgs"], responses=COMMON | responses(404))
 
 Org = Annotated[str, Path(min_length=1, max_length=200, description="An org's name")]
 

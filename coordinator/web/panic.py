@@ -14,7 +14,7 @@ from coordinator.web.bodies import Breakers, Panic, Text
 from coordinator.web.problems import responses
 from coordinator.web.visits import COMMON, Guarded, Ruling, Viewing, blocking
 
-router = APIRouter(route_class=Guarded, tags=["health"], responses=COMMON)
+router = APIRouter(route_class=Guarded, tags=["health"], responses=COMMON | responses(404))
 
 Scope = Annotated[
     str,

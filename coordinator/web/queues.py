@@ -8,9 +8,10 @@ from fastapi import APIRouter, Path
 
 from coordinator.bulk import Bulk
 from coordinator.web.bodies import Drain, Pause, Paused, Reason, Resumed, Retry
+from coordinator.web.problems import responses
 from coordinator.web.visits import COMMON, Guarded, Operating, blocking, once
 
-router = APIRouter(route_class=Guarded, tags=["queues"], responses=COMMON)
+router = APIRouter(route_class=Guarded, tags=["queues"], responses=COMMON | responses(404))
 
 Queue = Annotated[str, Path(min_length=1, max_length=200, description="A queue's name")]
 

@@ -13,7 +13,7 @@ router = APIRouter(route_class=Guarded, tags=["session"], responses=COMMON)
 public = APIRouter(tags=["session"])
 
 
-@public.post("/session", response_model=Who, responses=responses(401, 422, 429, 503))
+@public.post("/session", response_model=Who, responses=responses(400, 401, 413, 415, 422, 429, 503))
 async def login(body: Login, request: Request, response: Response) -> Who:
     """Log in with a user's name and password; the session is a cookie that scripts of a page cannot read."""
     service: Service = request.app.state.service

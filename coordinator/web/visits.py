@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Parameters = ParamSpec("Parameters")
 
 #: What any route may answer besides what it is for.
-COMMON = responses(401, 403, 422, 429, 503)
+COMMON = responses(400, 401, 403, 413, 415, 422, 429, 503)
 
 
 @dataclass(frozen=True)
