@@ -158,6 +158,16 @@ def test_delivery_in_hand_keeps_its_dispatch(at: Driver) -> None:
     assert at.redis.llen("q") == 1, "the old message is taken back"
 
 
+def test_a_delivery_that_was_taken_back_is_lost_to_who_has_it(at: Driver) -> None:
+    at.work()
+    at.submit("a", "a")
+    token = at.token("a")
+    at.ledger.hold("model:a", "me")
+    at.ledger.undeliver("a", token, "a test")
+    assert at.state("a") == "waiting"
+    assert at.ledger.renew("w", ("q",), 10, hand=[("a", token)]).lost == ("a",)
+
+
 def test_repeated_operator_calls_write_one_event(at: Driver) -> None:
     for _ in range(2):
         at.ledger.hold("queue:q", "me", "\udc80")

@@ -91,7 +91,9 @@ for i = 8, #ARGV, 2 do
     adopt(job, token)
     set(job, {priority = priority, org = org})
     hand[id] = true
-  elseif not job or job.token ~= token or (job.worker and job.worker ~= worker) then
+  elseif not job or job.token ~= token or (job.worker and job.worker ~= worker)
+    or job.state == 'waiting' or job.state == 'delayed' then
+    -- Also one that was taken back: this delivery will not be claimed any more.
     if not (job and job.ended == token) then
       strange[#strange + 1] = id
     end
