@@ -78,7 +78,11 @@ def test_the_first_answer_counts_and_old_ones_are_forgotten(store: Store) -> Non
     kept = store.keep_answer("ci", "k", 202, "{}")
     assert kept == Answer("request", first.nonce, 202, "{}")
     assert store.keep_answer("ci", "k", 200, "[]") == kept
+    store.forget_answer("ci", "k")
     assert store.reserve_answer("ci", "k", "request") == kept
+    store.reserve_answer("ci", "refused", "request")
+    store.forget_answer("ci", "refused")
+    assert store.reserve_answer("ci", "refused", "other").request == "other"
     table = store.schema.accounts.answers
     with store.writing() as connection:
         connection.execute(

@@ -333,6 +333,14 @@ def test_a_key_makes_a_request_once(site: Site) -> None:
     )
 
 
+def test_a_key_of_a_refused_request_is_free_again(site: Site) -> None:
+    key = {"Idempotency-Key": "one"}
+    assert site.post("/jobs", play(queue="nowhere"), 422, headers=key)["errors"]
+    site.post("/jobs", play(), 202, headers=key)
+    assert site.post("/jobs/nobody/cancel", None, 404, headers={"Idempotency-Key": "two"})
+    site.post("/queues/work/pause", None, headers={"Idempotency-Key": "two"})
+
+
 def test_a_request_that_was_cut_off_half_way_makes_the_same_job(site: Site) -> None:
     key = {"Idempotency-Key": "one"}
     first = site.post("/jobs", play(model="m"), 202, headers=key)

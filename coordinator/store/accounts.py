@@ -256,6 +256,13 @@ class Accounts(Database):
             found = connection.execute(query.where(*mine)).mappings().one()
         return Answer(**found)
 
+    def forget_answer(self, caller: str, key: str) -> None:
+        """Let a key stand for nothing again, if it was not answered: what was asked for was refused."""
+        table = self.schema.accounts.answers
+        mine = (table.c.caller == caller, table.c.key == key, table.c.status.is_(None))
+        with self.writing() as connection:
+            connection.execute(sa.delete(table).where(*mine))
+
     def keep_answer(self, caller: str, key: str, status: int, body: str) -> Answer:
         """Keep what a request was answered; the first one counts, and is returned."""
         table = self.schema.accounts.answers

@@ -18,7 +18,7 @@ from coordinator.web.credentials import digest, parse_token, same, verified
 from coordinator.web.problems import Failed
 
 if TYPE_CHECKING:
-    from coordinator.store import Store
+    from coordinator.store import Store, User
 
 logger = logging.getLogger("coordinator")
 
@@ -29,6 +29,9 @@ IDLE_MS, AGE_MS = 12 * 3_600_000, 7 * 86_400_000
 
 #: Wrong tokens, and wrong passwords, from one host; wrong passwords for one user. Each within seconds.
 TOKENS, LOGINS, USER_LOGINS = (30, 60.0), (10, 300.0), (20, 300.0)
+
+#: Seconds to wait for others who log in.
+LOGIN_WAIT = 3.0
 
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _DUMMY = digest(secrets.token_urlsafe(32))
@@ -97,7 +100,7 @@ class Access:
         self._tokens, self._logins = Failures(*TOKENS), Failures(*LOGINS)
         self._users = Failures(*USER_LOGINS)
         self._good: OrderedDict[str, None] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock, self._one = threading.Lock(), threading.Lock()
 
     def identify(self, card: Card) -> Caller:
         """Return who calls.
@@ -118,8 +121,22 @@ class Access:
         """Return who logs in, and the secret of their new session.
 
         Raises:
-            Failed: 401 when user or password is wrong, 429 after too many of these.
+            Failed: 401 when user or password is wrong, 429 after too many of these, 503 when too many try at once.
         """
+        # One at a time: a hash takes 64 MB, and many at once would be tried before the first is counted.
+        if not self._one.acquire(timeout=LOGIN_WAIT):
+            raise Failed(503, "too many log in at once", {"Retry-After": "5"})
+        try:
+            user = self._verified(name, password, host)
+        finally:
+            self._one.release()
+        store, secret = self._store(), secrets.token_urlsafe(32)
+        store.open_session(digest(secret), user.name)
+        caller = Caller("user", user.name, user.scope, host, csrf_of(secret))
+        store.note("logged_in", caller.by)
+        return caller, secret
+
+    def _verified(self, name: str, password: str, host: str) -> User:
         for failures, who in ((self._logins, host), (self._users, name)):
             if seconds := failures.wait(who):
                 raise _later(seconds)
@@ -131,11 +148,7 @@ class Access:
             store.note("login_failed", f"user:{name[:100]}@{host}")
             raise _unknown("user or password is wrong")
         self._users.forget(name)
-        secret = secrets.token_urlsafe(32)
-        store.open_session(digest(secret), user.name)
-        caller = Caller("user", user.name, user.scope, host, csrf_of(secret))
-        store.note("logged_in", caller.by)
-        return caller, secret
+        return user
 
     def logout(self, caller: Caller, secret: str) -> None:
         """End a session."""

@@ -33,9 +33,10 @@ OVERLAP_MS = 10_000
 
 @dataclass(eq=False)
 class Listener:
-    """Somebody who listens; None in the line is the end."""
+    """Somebody who listens until a moment of the loop's clock; None in the line is the end."""
 
     wanted: Callable[[AuditEntry], bool]
+    until: float
     line: asyncio.Queue[AuditEntry | None] = field(
         default_factory=lambda: asyncio.Queue(BEHIND + 1)
     )
@@ -69,9 +70,12 @@ class Feed:
         Raises:
             Failed: too many listen already, or the server ends.
         """
+        now = asyncio.get_running_loop().time()
+        # Who was gone before the first line was read has never begun, and so never ends.
+        self._listeners = {one for one in self._listeners if one.until > now}
         if self._closed or len(self._listeners) >= LISTENERS:
             raise Failed(503, "too many listen already", {"Retry-After": "30"})
-        listener = Listener(wanted)
+        listener = Listener(wanted, now + LONGEST)
         self._listeners.add(listener)
         try:
             async with self._starting:
@@ -97,7 +101,7 @@ class Feed:
         self, listener: Listener, missed: list[AuditEntry] | None
     ) -> AsyncIterator[str]:
         loop = asyncio.get_running_loop()
-        end, told = loop.time() + LONGEST, set[str]()
+        told = set[str]()
         try:
             yield "retry: 2000\n\n"
             if missed is None:
@@ -106,7 +110,7 @@ class Feed:
                 told.add(entry.cursor)
                 if listener.wanted(entry):
                     yield _message(entry)
-            while (left := end - loop.time()) > 0:
+            while (left := listener.until - loop.time()) > 0:
                 try:
                     next_one = await asyncio.wait_for(listener.line.get(), min(SIGN, left))
                 except TimeoutError:
@@ -127,8 +131,8 @@ class Feed:
             self._reader = None
 
     def _end(self, listener: Listener) -> None:
-        while listener.line.full():
-            listener.line.get_nowait()
+        # Nothing more is put in its line, whose last place is kept for this.
+        self._listeners.discard(listener)
         listener.line.put_nowait(None)
 
     async def _read(self) -> None:

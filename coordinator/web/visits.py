@@ -13,6 +13,7 @@ from fastapi import Depends, Header, Request, Response
 from fastapi.encoders import jsonable_encoder
 from fastapi.routing import APIRoute
 
+from coordinator.errors import InvalidValue, Refused, UnknownJob
 from coordinator.web.access import Access, Caller, Card
 from coordinator.web.problems import Failed, responses
 from coordinator.web.threads import Threads
@@ -167,7 +168,12 @@ def once(status: int = 200) -> Callable[[Callable[..., Any]], Callable[..., Any]
             if known.request != visit.request:
                 raise Failed(422, f"Idempotency-Key {visit.key!r} was used for another request")
             if known.status is None:
-                told = handler(visit=replace(visit, nonce=known.nonce), **kwargs)
+                try:
+                    told = handler(visit=replace(visit, nonce=known.nonce), **kwargs)
+                except (InvalidValue, Refused, UnknownJob):
+                    # Nothing was done, and what is sent next under this key may be the corrected request.
+                    store.forget_answer(who, visit.key)
+                    raise
                 body = json.dumps(jsonable_encoder(told))
                 known = store.keep_answer(who, visit.key, status, body)
             return Response(known.body, known.status or status, media_type="application/json")
