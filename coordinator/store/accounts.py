@@ -211,10 +211,10 @@ class Accounts(Database):
     def token(self, token_id: str) -> Token | None:
         """Return a token that has not ended, or None."""
         tokens = self.schema.accounts.tokens
-        found = [
-            _token(row) for row in self.rows(sa.select(tokens).where(tokens.c.token_id == token_id))
-        ]
-        return found[0] if found and (found[0].until_ms or now_ms() + 1) > now_ms() else None
+        ended = sa.and_(tokens.c.until_at.is_not(None), tokens.c.until_at <= now_ms())
+        query = sa.select(tokens).where(tokens.c.token_id == token_id, sa.not_(ended))
+        found = self.rows(query)
+        return _token(found[0]) if found else None
 
     def token_used(self, token: Token) -> None:
         """Note that a token is used, about once a minute."""
