@@ -34,8 +34,8 @@ curl http://127.0.0.1:8770/jobs -H "Authorization: Bearer $TOKEN" -H "Content-Ty
 - A *viewer* looks; an *operator* also acts on jobs and queues (`POST`); an *admin* also changes limits and panic
   (`PUT`, `DELETE`). Who did what, from which host, is in the log: `token:ci@10.0.0.7`.
 - Every error is a problem (RFC 9457, `application/problem+json`): 401 nobody known, 403 not allowed, 404 not there,
-  409 not possible now, 413 too large, 400 or 415 not JSON, 422 not acceptable (`errors` names the fields), 429 too many wrong
-  tokens or passwords, 503 Redis or the database is away (`Retry-After` says when to try again).
+  409 not possible now, 413 too large, 400 or 415 not JSON, 422 not acceptable (`errors` names the fields), 429
+  too many wrong tokens or passwords, 503 Redis or the database is away (`Retry-After` says when to try again).
 - A `POST` with the header `Idempotency-Key` is done once: sent again within a day with the same body it has the same
   answer.
 - Lists that may be long come in pages: pass `next_cursor` as `cursor` until it is null.
