@@ -75,7 +75,9 @@ class Trigger:
         """
         state = next(one for one in self.work_queue.queues() if one.queue == self.queue)
         for hold in state.holds:
-            raise Refused(f"{paused_text(hold)}; {way_out(hold.resource, hold.source)}, or --resume")
+            raise Refused(
+                f"{paused_text(hold)}; {way_out(hold.resource, hold.source)}, or --resume"
+            )
         if not state.consumed:
             raise Refused(
                 f"queue {self.queue} has no live worker; "

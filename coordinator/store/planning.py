@@ -289,7 +289,9 @@ class Planning(Submission):
 
 def _is_setting(event: Event) -> bool:
     # A limit that is no number could not be set again.
-    return event.verb not in ("limit_set", "override_set") or str(event.data.get("after")).isdecimal()
+    return (
+        event.verb not in ("limit_set", "override_set") or str(event.data.get("after")).isdecimal()
+    )
 
 
 def _ordered(jobs: Mapping[str, Job]) -> list[Job]:
