@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +52,18 @@ def app(redis_url: str, tmp_path: Path) -> Celery:
     return app
 
 
+def verbs(group: click.Group, *before: str) -> Iterator[tuple[str, ...]]:
+    """Yield the words of each command that does something."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from verbs(command, *before, name)
+        else:
+            yield *before, name
+
+
 def test_every_verb_has_help_and_answers_in_json_if_asked() -> None:
     assert set(main.commands) >= {"up", "check", "restart"}
-    calls = [
-        (name, *verb)
-        for name, command in main.commands.items()
-        for verb in (
-            [(item,) for item in command.commands] if isinstance(command, click.Group) else [()]
-        )
-    ]
+    calls = list(verbs(main))
     for verb in calls:
         shown = call(*verb, "--help")
         assert shown.exit_code == 0
