@@ -7,31 +7,20 @@ Drives the scripts as producers and workers do, without Celery. Server time is w
 from __future__ import annotations
 
 import itertools
-import json
-import random
 import re
 import time
 import uuid
-from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
 
+from benchmarks.driver import BATCH, QUEUE, WORKER, Driver, message
 from benchmarks.figures import Bar, Metric, Row, quantile
 from benchmarks.profiles import profiled
 from benchmarks.servers import RedisServer
+from benchmarks.turns import fairness
 from benchmarks.workload import Case, Context, Sizes, Workload
 from coordinator.jobs import Job
-from coordinator.ledger import Ledger
-from coordinator.resources import needs_of
-from coordinator.transport import template_of
-
-QUEUE, WORKER = "bench", "worker"
-
-#: Leases so long that none ends, in milliseconds: nobody renews while a million jobs are entered.
-LEASE_MS = 24 * 3_600_000
-
-#: Jobs entered in one call while filling.
-BATCH = 200
 
 _SIX = """
 redis.call('HGET', KEYS[1], 'a')
@@ -44,105 +33,6 @@ return 1
 """
 
 
-def message(job_id: str, model: str) -> str:
-    """Return a message as long as Celery's own for a task with three arguments."""
-    return template_of(
-        {
-            "body": "W1sxMjM0NTY3LCAibW9kZWwtMTIzNDUiLCAwLjBdLCB7fSwgeyJjYWxsYmFja3MiOiBudWxsLCAiZXJyYmFja3MiOi"
-            "BudWxsLCAiY2hhaW4iOiBudWxsLCAiY2hvcmQiOiBudWxsfV0=",
-            "content-encoding": "utf-8",
-            "content-type": "application/json",
-            "headers": {
-                "lang": "py",
-                "task": "work",
-                "id": job_id,
-                "shadow": None,
-                "eta": None,
-                "expires": None,
-                "group": None,
-                "group_index": None,
-                "retries": 0,
-                "timelimit": [None, None],
-                "root_id": job_id,
-                "parent_id": None,
-                "argsrepr": f"(1234567, '{model}', 0.0)",
-                "kwargsrepr": "{}",
-                "origin": "gen12345@host",
-                "ignore_result": False,
-                "replaced_task_nesting": 0,
-                "stamped_headers": None,
-                "stamps": {},
-                "coordinator": {"models": [model], "max_retries": 3},
-            },
-            "properties": {
-                "correlation_id": job_id,
-                "reply_to": str(uuid.UUID(int=1)),
-                "delivery_mode": 2,
-                "delivery_info": {"exchange": "", "routing_key": QUEUE},
-                "priority": 0,
-                "body_encoding": "base64",
-                "delivery_tag": str(uuid.UUID(int=2)),
-            },
-        }
-    )
-
-
-class Driver:
-    """A ledger with one worker, and a clock on each of its calls.
-
-    Args:
-        server: an empty Redis.
-        slots: jobs the worker runs at once.
-    """
-
-    def __init__(self, server: RedisServer, slots: int) -> None:
-        self.server, self.slots = server, slots
-        self.ledger = Ledger(server.url)
-        self.ledger.open(1)
-        lease = str(LEASE_MS)
-        self.ledger.configure({"model": "1", "lease_ms": lease, "claim_ms": lease})
-        self.ledger.renew(WORKER, [QUEUE], slots, register=True)
-        self.client: dict[str, list[float]] = {}
-        self.time: dict[str, list[float]] = {}
-        self.running: list[tuple[str, int]] = []
-        self._ids = itertools.count()
-
-    def job(self, model: str, org: str | None = None) -> Job:
-        job_id = str(uuid.UUID(int=next(self._ids), version=4))
-        needs = needs_of(QUEUE, [model], org)
-        return Job(job_id, "work", QUEUE, needs, message(job_id, model), org=org)
-
-    def clocked(self, name: str, call: Callable[..., object], *arguments: Any) -> None:
-        """Call, and note the microseconds it took the server and this client."""
-        before = self._server_us()
-        began = time.perf_counter_ns()
-        call(*arguments)
-        self.client.setdefault(name, []).append((time.perf_counter_ns() - began) / 1e3)
-        self.time.setdefault(name, []).append(self._server_us() - before)
-
-    def _server_us(self) -> int:
-        found = self.server.info("commandstats").get("cmdstat_evalsha")
-        return int(found["usec"]) if found else 0
-
-    def deliver(self) -> tuple[str, int] | None:
-        """Take the next message from the broker's list, as a worker with a free slot does: job and token."""
-        if len(self.running) >= self.slots:
-            return None
-        raw = self.ledger.redis.rpop(QUEUE)
-        if raw is None:
-            return None
-        headers = json.loads(raw)["headers"]
-        return headers["id"], headers["coordinator_token"]
-
-    def settle(self) -> None:
-        """Forget what happened, as the recorder does once it is stored."""
-        while events := self.ledger.read_events(1000):
-            self.ledger.settle(events)
-
-    def waiting(self) -> int:
-        return self.ledger.counts().get((QUEUE, "waiting"), 0)
-
-
 def cases(sizes: Sizes) -> list[Case]:
     found = [Case(f"models {n:,}", values={"models": n}) for n in sizes["models"]]
     return [Case("bare commands"), *found, Case("fairness")]
@@ -150,12 +40,12 @@ def cases(sizes: Sizes) -> list[Case]:
 
 def measure(context: Context) -> list[Row]:
     def action() -> list[Row]:
+        if context.case.values:
+            return _levels(context.folder, context.case, context.sizes)
         with RedisServer(context.folder / "redis") as server:
-            if context.case.name == "bare commands":
-                return _bare(server, context.sizes["cycles"])
             if context.case.name == "fairness":
-                return list(_fairness(server, context.sizes))
-            return list(_levels(server, context.case, context.sizes))
+                return list(fairness(server, context.sizes))
+            return _bare(server, context.sizes["cycles"])
 
     if context.profile is None:
         return action()
@@ -191,53 +81,61 @@ def _bare(server: RedisServer, calls: int) -> list[Row]:
 # -- levels of waiting jobs ----------------------------------------------------------------------------
 
 
-def _levels(server: RedisServer, case: Case, sizes: Sizes) -> Iterator[Row]:
-    models = case.values["models"]
-    driver = Driver(server, sizes["slots"])
-    numbers = itertools.count()
+class _Level:
+    """A ledger in which so many jobs wait, on a server of its own."""
 
-    def another() -> Job:
-        return driver.job(f"model-{next(numbers) % models:05d}")
+    def __init__(self, server: RedisServer, case: Case, sizes: Sizes, level: int) -> None:
+        self.server, self.level = server, level
+        self.driver = Driver(server, sizes["slots"])
+        self.row = Row(f"{case.name}, {level:,} waiting", table="Operations")
+        self._models, self._numbers = case.values["models"], itertools.count()
 
-    # Now all slots are taken, or all models: what is submitted from here on waits.
-    driver.ledger.submit([another() for _ in range(driver.slots)])
-    driver.settle()
-    _slowest(server)
-    base, before = server.memory(), driver.waiting()
-    longest_fill = 0.0
-    for level in sizes["levels"]:
-        began, entered = time.perf_counter(), 0
-        while (short := level - driver.waiting()) > 0:
-            for count in _batches(short):
-                driver.ledger.submit([another() for _ in range(count)])
-                # What is recorded at once in a real ledger must not count as memory of waiting jobs.
-                driver.ledger.redis.xtrim("coordinator:events", maxlen=0, approximate=False)
-                entered += count
-        seconds = time.perf_counter() - began
-        longest_fill = max(longest_fill, _slowest(server))
-        row = Row(f"{case.name}, {level:,} waiting", table="Operations")
+    def another(self) -> Job:
+        return self.driver.job(f"model-{next(self._numbers) % self._models:05d}")
+
+    def fill(self) -> None:
+        driver, figures = self.driver, self.row.figures
+        # Now all slots are taken, or all models: what is submitted from here on waits.
+        driver.ledger.submit([self.another() for _ in range(driver.slots)])
+        driver.settle()
+        _slowest(self.server)
+        base, before = self.server.memory(), driver.waiting()
+        began = time.perf_counter()
+        entered = driver.fill(self.level, self.another)
+        figures["filled"] = entered / (time.perf_counter() - began) if entered else None
+        figures["fill_longest"] = _slowest(self.server) / 1e3
         size = len(message(str(uuid.UUID(int=1)), "model-00001"))
-        row.figures["bytes"] = (server.memory() - base) / max(1, level - before) - size
-        row.figures["filled"] = entered / seconds if entered else None
-        row.figures["fill_longest"] = longest_fill / 1e3
-        driver.client.clear()
-        driver.time.clear()
-        _cycles(driver, another, sizes["cycles"], row)
-        row.figures["longest"] = _slowest(server) / 1e3
+        grown = self.server.memory() - base
+        figures["bytes"] = grown / max(1, self.level - before) - size
+
+    def result(self) -> Row:
+        row, driver = self.row, self.driver
+        row.figures["longest"] = _slowest(self.server) / 1e3
         for name, took in driver.time.items():
             row.figures[name] = quantile(took, 0.5)
             row.figures[f"{name}_p99"] = quantile(took, 0.99)
             row.figures[f"{name}_client"] = quantile(driver.client[name], 0.5)
         # As many as there are slots may be dispatched ahead.
-        if abs(driver.waiting() - level) > 2 * driver.slots:
-            row.violations.append(f"{driver.waiting()} jobs wait instead of {level}")
-        yield row
+        if abs(driver.waiting() - self.level) > 2 * driver.slots:
+            row.violations.append(f"{driver.waiting()} jobs wait instead of {self.level}")
+        return row
 
 
-def _batches(count: int) -> Iterator[int]:
-    while count > 0:
-        yield min(BATCH, count)
-        count -= BATCH
+def _levels(folder: Path, case: Case, sizes: Sizes) -> list[Row]:
+    with ExitStack() as stack:
+        levels = []
+        for number in sizes["levels"]:
+            server = stack.enter_context(RedisServer(folder / f"redis-{number}"))
+            levels.append(_Level(server, case, sizes, number))
+            levels[-1].fill()
+        # In turn, a few cycles of each: a machine that slows down for a while slows all of them alike.
+        for first in range(0, sizes["cycles"], TURN):
+            for level in levels:
+                _cycles(level, range(first, min(first + TURN, sizes["cycles"])))
+        for level in levels:
+            _pause(level.driver, level.row)
+            level.driver.settle()
+        return [level.result() for level in levels]
 
 
 def _slowest(server: RedisServer) -> float:
@@ -256,21 +154,19 @@ def _slowest(server: RedisServer) -> float:
     )
 
 
-def _cycles(driver: Driver, another: Callable[[], Job], cycles: int, row: Row) -> None:
+def _cycles(level: _Level, cycles: range) -> None:
     """Run jobs one after the other; each that ends is replaced by a new one."""
-    ledger, running = driver.ledger, driver.running
-    for cycle in range(cycles):
+    driver, ledger, running = level.driver, level.driver.ledger, level.driver.running
+    for cycle in cycles:
         while (found := driver.deliver()) is not None:
             driver.clocked("claim", ledger.claim, *found, uuid.uuid4().hex, WORKER)
             running.append(found)
         driver.clocked("finish", ledger.finish, *running.pop(0), "completed", {"result": "None"})
-        driver.clocked("submit", ledger.submit, [another()])
+        driver.clocked("submit", ledger.submit, [level.another()])
         if cycle % 20 == 0:
             driver.clocked("tick", ledger.tick)
             driver.clocked("renew", ledger.renew, WORKER, [QUEUE], driver.slots, 0, running)
             driver.settle()
-    _pause(driver, row)
-    driver.settle()
 
 
 def _pause(driver: Driver, row: Row) -> None:
@@ -286,86 +182,13 @@ def _pause(driver: Driver, row: Row) -> None:
     row.violations.append("a resume was not through after 10,000 ticks")
 
 
-# -- fairness ------------------------------------------------------------------------------------------
-
-#: Starts in a window over which an org's share is looked at.
-WINDOW = 100
-
-
-def _fairness(server: RedisServer, sizes: Sizes) -> Iterator[Row]:
-    for weights in ({"A": 1, "B": 1, "C": 1}, {"A": 1, "B": 2, "C": 5}):
-        server.client.flushall()
-        driver = Driver(server, sizes["fair_slots"])
-        for org, weight in weights.items():
-            driver.ledger.weigh(org, weight, "benchmark")
-        starts, newcomer = _turns(driver, weights, sizes["starts"])
-        # Of the starts before the newcomer and of those after it.
-        errors = [
-            _share_error(part, weights | extra)
-            for part, extra in ((starts[:newcomer], {}), (starts[newcomer:], {"N": 1}))
-        ]
-        named = ":".join(str(weight) for weight in weights.values())
-        row = Row(f"fairness, weights {named}", table="Turns between orgs")
-        row.figures = {
-            "share_error": max(errors),
-            "newcomer": starts[newcomer:].index("N"),
-            "round": sum(weights.values()) + 1,
-        }
-        yield row
-
-
-def _turns(driver: Driver, weights: dict[str, int], count: int) -> tuple[list[str], int]:
-    """Run a backlog of some orgs; a new one comes at half time. Returns the orgs in the order in which their
-    jobs started, and how many had been dispatched when the new one came."""
-    ledger, numbers = driver.ledger, itertools.count()
-    orgs: dict[str, str] = {}
-
-    def submit(org: str, jobs: int) -> None:
-        for batch in _batches(jobs):
-            entered = [driver.job(f"model-{next(numbers):06d}", org) for _ in range(batch)]
-            orgs.update((job.job_id, org) for job in entered)
-            ledger.submit(entered)
-
-    generator = random.Random(1)
-    total = sum(weights.values())
-    for org, weight in generator.sample(sorted(weights.items()), len(weights)):
-        submit(org, 2 * count * weight // total + 2 * WINDOW)
-    dispatched: list[str] = []
-    running = driver.running
-    newcomer = ahead = 0
-    while len(dispatched) < count:
-        while (found := driver.deliver()) is not None:
-            dispatched.append(orgs[found[0]])
-            ledger.claim(*found, uuid.uuid4().hex, WORKER)
-            running.append(found)
-        if not newcomer and len(dispatched) >= count // 2:
-            newcomer = len(dispatched)
-            ahead = ledger.redis.llen(QUEUE)
-            submit("N", count)
-        # Slots come back one by one, in no particular order.
-        job_id, token = running.pop(generator.randrange(len(running)))
-        ledger.finish(job_id, token, "completed", {})
-        if len(dispatched) % WINDOW == 0:
-            driver.settle()
-    # What was dispatched already when it came is not passed by anybody.
-    return dispatched, newcomer + ahead
-
-
-def _share_error(starts: list[str], weights: dict[str, int]) -> float:
-    """Return by how many percent of the starts an org's share is off its weight, in the worst window."""
-    worst, total = 0.0, sum(weights.values())
-    # The first round is where a new org begins; the shares are owed from then on.
-    for first in range(len(starts) - WINDOW):
-        found = Counter(starts[first : first + WINDOW])
-        for org, weight in weights.items():
-            worst = max(worst, abs(found[org] / WINDOW - weight / total) * 100)
-    return worst
-
-
 def reference(row: str) -> str | None:
     found = re.match(r"models [\d,]+, ", row)
     return f"{found[0]}{SMALLEST:,} waiting" if found else None
 
+
+#: Cycles of one level before the next one has its turn.
+TURN = 50
 
 #: Waiting jobs of the rows that the others are compared with.
 SMALLEST = 1_000
@@ -402,9 +225,10 @@ WORKLOAD = Workload(
     "Cost of the ledger's operations",
     "Scripts alone, one worker with 64 slots, all taken. Microseconds of server time per call at the "
     "median (from `INFO commandstats` around each call), and of the call from Python; ratio to 1,000 waiting "
-    "jobs. Bytes: growth of `used_memory` per waiting job beyond its message. Longest script: from SLOWLOG "
-    "during the cycles, a pause and a resume. Share error: percent of the starts by which an org is off its "
-    "weight in the worst window of 100; newcomer: starts of others before a new org's first.",
+    "jobs; the levels have servers of their own and are measured in turn. Bytes: growth of `used_memory` per "
+    "waiting job beyond its message. Longest script: from SLOWLOG during the cycles, a pause and a resume. "
+    "Share error: percent of the starts by which an org is off its weight in the worst window of 100; "
+    "newcomer: starts of others before a new org's first.",
     cases,
     (
         Metric("call", "call us", 1),

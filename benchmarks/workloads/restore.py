@@ -6,10 +6,10 @@ import resource
 import time
 import uuid
 
+from benchmarks.driver import QUEUE, message
 from benchmarks.figures import Bar, Metric, Row
 from benchmarks.servers import RedisServer
 from benchmarks.workload import Case, Context, Sizes, Workload
-from benchmarks.workloads.ledger import QUEUE, message
 from coordinator.jobs import Job
 from coordinator.ledger import Ledger
 from coordinator.resources import needs_of
