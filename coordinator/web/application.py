@@ -19,7 +19,7 @@ from coordinator.web.access import COOKIE, Access
 from coordinator.web.bounds import BODY_BYTES, Bodies
 from coordinator.web.feed import Feed
 from coordinator.web.threads import Threads
-from coordinator.web.visits import COMMON, Guarded, Service, Viewing
+from coordinator.web.visits import COMMON, LOOKING, Guarded, Service
 
 if TYPE_CHECKING:
     from coordinator.work_queue import WorkQueue
@@ -38,8 +38,8 @@ When Redis or the database is away the answer is 503 with `Retry-After`."""
 router = APIRouter(route_class=Guarded, responses=COMMON)
 
 
-@router.get("/openapi.json", include_in_schema=False)
-async def openapi(request: Request, visit: Viewing) -> JSONResponse:  # noqa: ARG001 - who looks is asked
+@router.get("/openapi.json", include_in_schema=False, dependencies=[LOOKING])
+async def openapi(request: Request) -> JSONResponse:
     """Return what this API is."""
     return JSONResponse(request.app.openapi())
 
@@ -66,7 +66,7 @@ def create(
         feed.close()
         threads.close()
 
-    app = FastAPI(
+    app = Documented(
         title="Coordinator",
         version=versions().get("celery-coordinator", "unknown"),
         description=DESCRIPTION,
@@ -83,8 +83,16 @@ def create(
     for public in (status.public, sessions.public):
         app.include_router(public)
     app.include_router(router)
-    app.openapi = lambda: document(app)  # type: ignore[method-assign]  # as FastAPI's own guide does it
     return app
+
+
+class Documented(FastAPI):
+    """An app whose document says which problems its routes answer, and who is asked for what."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            self.openapi_schema = document(self)
+        return self.openapi_schema
 
 
 class Headers:
@@ -122,24 +130,19 @@ _HEADERS = (
 
 def document(app: FastAPI) -> dict[str, Any]:
     """Return the OpenAPI document of an app."""
-    if app.openapi_schema is None:
-        found = get_openapi(
-            title=app.title,
-            version=app.version,
-            description=app.description,
-            routes=app.routes,
-        )
-        parts = found["components"]
-        for own in ("HTTPValidationError", "ValidationError"):
-            parts["schemas"].pop(own, None)
-        schema = problems.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-        parts["schemas"] |= {**schema.pop("$defs"), "Problem": schema}
-        parts["securitySchemes"] = {
-            "token": {"type": "http", "scheme": "bearer"},
-            "session": {"type": "apiKey", "in": "cookie", "name": COOKIE},
-        }
-        found["security"] = [{"token": []}, {"session": []}]
-        found["paths"]["/live"]["get"]["security"] = []
-        found["paths"]["/session"]["post"]["security"] = []
-        app.openapi_schema = found
-    return app.openapi_schema
+    found = get_openapi(
+        title=app.title, version=app.version, description=app.description, routes=app.routes
+    )
+    parts = found["components"]
+    for own in ("HTTPValidationError", "ValidationError"):
+        parts["schemas"].pop(own, None)
+    schema = problems.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    parts["schemas"] |= {**schema.pop("$defs"), "Problem": schema}
+    parts["securitySchemes"] = {
+        "token": {"type": "http", "scheme": "bearer"},
+        "session": {"type": "apiKey", "in": "cookie", "name": COOKIE},
+    }
+    found["security"] = [{"token": []}, {"session": []}]
+    found["paths"]["/live"]["get"]["security"] = []
+    found["paths"]["/session"]["post"]["security"] = []
+    return found

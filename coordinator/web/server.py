@@ -10,6 +10,8 @@ import uvicorn
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from coordinator.web.feed import Feed
+
 #: Where it listens by default.
 HOST, PORT = "127.0.0.1", 8770
 
@@ -18,10 +20,19 @@ CONNECTIONS, STOP_SECONDS = 500, 5
 
 
 class Server(uvicorn.Server):
-    """Ends streams before it waits for the end of its connections: they would never end by themselves."""
+    """Ends streams before it waits for the end of its connections: they would never end by themselves.
+
+    Args:
+        config: the server's.
+        feed: where the streams come from.
+    """
+
+    def __init__(self, config: uvicorn.Config, feed: Feed) -> None:
+        super().__init__(config)
+        self._feed = feed
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self.config.app.state.service.feed.close()  # type: ignore[union-attr]  # it is our own app
+        self._feed.close()
         await super().shutdown(sockets)
 
 
@@ -44,4 +55,4 @@ def serve(app: FastAPI, host: str = HOST, port: int = PORT, proxy: str | None = 
         proxy_headers=proxy is not None,
         forwarded_allow_ips=proxy,
     )
-    Server(config).run()
+    Server(config, app.state.service.feed).run()

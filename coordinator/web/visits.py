@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, cast
 
 from fastapi import Depends, Header, Request, Response
 from fastapi.encoders import jsonable_encoder
@@ -129,6 +129,9 @@ async def _operate(
     return replace(visit, key=key, request=hashlib.sha256("\n".join(said).encode()).hexdigest())
 
 
+#: For a route that anybody may see who is known, and that needs nothing else of them.
+LOOKING = Depends(_view)
+
 #: A parameter of a route: who looks, who acts on jobs and queues, who changes what holds for all.
 Viewing = Annotated[Visit, Depends(_view)]
 Operating = Annotated[Visit, Depends(_operate)]
@@ -140,9 +143,7 @@ def blocking(handler: Callable[Parameters, Any]) -> Callable[Parameters, Awaitab
 
     @functools.wraps(handler)
     async def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Any:
-        visit = kwargs["visit"]
-        assert isinstance(visit, Visit)  # noqa: S101 - for the type checker
-
+        visit = cast("Visit", kwargs["visit"])
         return await visit.service.threads.run(functools.partial(handler, *args, **kwargs))
 
     return run
