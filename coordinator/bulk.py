@@ -229,8 +229,9 @@ class BulkVerbs(Interventions, Listings):
         data: dict[str, Any] | None = None,
     ) -> Bulk:
         self.catch_up()
-        # Sequences are microseconds of Redis's clock: what comes from now on is later than this.
-        upto = self.ledger.clock() * 1000
+        # Sequences are microseconds of Redis's clock: up to the end of this millisecond, or what came within it
+        # would be left out.
+        upto = self.ledger.clock() * 1000 + 999
         total = self.store.chosen_count(work.selection, states, upto=upto)
         page = self.store.chosen(work.selection, states, upto=upto, limit=PAGE)
         sample = tuple(record_of(row) for row in page[:SAMPLE])

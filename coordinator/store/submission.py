@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -27,11 +28,13 @@ def compact(value: Any) -> str:
 class Submission(Database):
     """The verbs that accept jobs."""
 
+    _guessed = 0
+
     def insert(self, jobs: Sequence[Job]) -> set[str]:
         """Store accepted jobs in one transaction; ids that are known already are left alone.
 
-        A new row is waiting (or delayed) in epoch 0, and its sequence is a guess from the producer's
-        clock until the ledger's event with the real one is recorded.
+        A new row is waiting (or delayed) in epoch 0, and its sequence is a guess from this process's
+        clock, in the order of acceptance, until the ledger's event with the real one is recorded.
 
         Args:
             jobs: what was submitted.
@@ -48,7 +51,7 @@ class Submission(Database):
         if len(jobs) == 1 and len(jobs[0].models) < 2:
             # The hot path of delay(): one statement that is its own transaction.
             statement = self.statements.job
-            values = statement.bound(self.definition(jobs[0]))
+            values = statement.bound(self._accepted(jobs[0]))
             return {jobs[0].job_id} if self.state(statement.text, values) else set()
         with self.writing() as connection:
             known = self.known_in(connection, [job.job_id for job in jobs])
@@ -148,6 +151,12 @@ class Submission(Database):
             "heartbeat_timeout": job.heartbeat_timeout,
         }
 
+    def _accepted(self, job: Job) -> dict[str, Any]:
+        # Microseconds, as the ledger's own: in milliseconds, jobs of one moment were listed in the order of their
+        # random ids. Without a lock, which a fork could leave taken: two threads at once have no order anyway.
+        self._guessed = max(self._guessed + 1, time.time_ns() // 1000)
+        return {**self.definition(job), "sequence": self._guessed}
+
     def redefinition(self, job: Job) -> dict[str, Any]:
         """Return the columns of the definition that a resubmitted or replaced job goes on with."""
         row = self.definition(job)
@@ -159,7 +168,7 @@ class Submission(Database):
         if not jobs:
             return 0
         statement = self.statements.job
-        bound = [statement.bound(self.definition(job)) for job in _ordered(jobs)]
+        bound = [statement.bound(row) for row in self._definitions(jobs)]
         done = statement.many(connection, bound)
         self._insert_models(connection, jobs)
         return done
@@ -168,13 +177,14 @@ class Submission(Database):
         self, connection: sa.Connection, jobs: Sequence[Job], spoken: Statements | None = None
     ) -> set[str]:
         statements = spoken or self.statements
-        new = [
-            job
-            for job in _ordered(_unique(jobs))
-            if statements.job.one(connection, self.definition(job)).rowcount
-        ]
-        self._insert_models(connection, new, statements)
-        return {job.job_id for job in new}
+        unique = _unique(jobs)
+        new = {
+            row["job_id"]
+            for row in self._definitions(unique)
+            if statements.job.one(connection, row).rowcount
+        }
+        self._insert_models(connection, [job for job in unique if job.job_id in new], statements)
+        return new
 
     def _insert_models(
         self, connection: sa.Connection, jobs: Iterable[Job], spoken: Statements | None = None
@@ -182,6 +192,13 @@ class Submission(Database):
         statement = (spoken or self.statements).model
         if rows := self.model_rows(jobs):
             statement.many(connection, [statement.bound(row) for row in rows])
+
+    def _definitions(self, jobs: Iterable[Job]) -> list[dict[str, Any]]:
+        """Return the columns of rows that are accepted now, in the order in which to insert them."""
+        rows = [self._accepted(job) for job in jobs]
+        # Numbered as they were given, but inserted by id: two producers that store the same ids in two orders
+        # would wait for each other in a circle.
+        return sorted(rows, key=lambda row: row["job_id"])
 
     def model_rows(self, jobs: Iterable[Job]) -> list[dict[str, str]]:
         """Return rows for the second and further models of jobs, so that they are found by each of them."""
@@ -201,8 +218,3 @@ def _unique(jobs: Sequence[Job]) -> list[Job]:
     for job in jobs:
         first.setdefault(job.job_id, job)
     return list(first.values())
-
-
-def _ordered(jobs: Sequence[Job]) -> list[Job]:
-    # Two producers that store the same ids in two orders would wait for each other in a circle.
-    return sorted(jobs, key=lambda job: job.job_id)
