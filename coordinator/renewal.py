@@ -253,7 +253,11 @@ class Renewal(threading.Thread):
                 self.worker.slots(),
                 self.worker.busy(),
                 [(item.id, item.token) for item in hand],
-                {**self.worker.report(), "idle_seconds": round(self.idle_seconds)},
+                {
+                    **self.worker.report(),
+                    "idle_seconds": round(self.idle_seconds),
+                    "fenced": self.fenced,
+                },
                 register=not self.registered,
                 patience=min(2.0, self.lease / 4),
             )

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from coordinator.states import ALIASES, State
 from coordinator.store.database import Database, Row, now_ms
+from coordinator.store.measures import PREFIX
 from coordinator.store.transitions import NOTES, first_ordinal
 
 
@@ -167,9 +168,22 @@ class Log(Database):
         Names are the verbs of events, and ``runtime_ms`` (sum of the run times of runs that ended); the
         label is the task.
         """
+        return self._kept_totals(measures=False)
+
+    def measures(self) -> dict[tuple[str, str, str], int]:
+        """Return the totals of ``coordinator.store.measures`` by (name, queue, label); they never fall."""
+        found = self._kept_totals(measures=True)
+        return {
+            (name.removeprefix(PREFIX), queue, label): value
+            for (name, queue, label), value in found.items()
+        }
+
+    def _kept_totals(self, measures: bool) -> dict[tuple[str, str, str], int]:
         table = self.schema.totals.c
+        measure = table.name.startswith(PREFIX, autoescape=True)
+        query = sa.select(table.name, table.queue, table.label, table.value)
         with self.reading() as connection:
-            rows = connection.execute(sa.select(table.name, table.queue, table.label, table.value))
+            rows = connection.execute(query.where(measure if measures else sa.not_(measure)))
             return {(name, queue, label): int(value) for name, queue, label, value in rows}
 
     def _ended_since(self, states: Collection[State], since_ms: int, queue: str | None) -> int:

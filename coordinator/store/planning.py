@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from coordinator.jobs import Event, Job
 from coordinator.store.database import chunks
 from coordinator.store.entry import log_row, queue_of
+from coordinator.store.measures import Measures
 from coordinator.store.statements import READ, Statement
 from coordinator.store.submission import Submission
 from coordinator.store.transitions import (
@@ -113,7 +114,7 @@ class Planning(Submission):
             ],
         )
         self._move(plan, rows, folds, inserted)
-        plan.add(statements.total, self._totals(fresh, rows))
+        plan.add(statements.total, self._totals(fresh, rows, logged))
         self._operators(plan, fresh)
         return plan
 
@@ -244,9 +245,13 @@ class Planning(Submission):
         plan.moved = sum(map(len, groups.values()))
 
     def _totals(
-        self, fresh: Sequence[Transition], rows: Mapping[str, Mapping[str, Any]]
+        self,
+        fresh: Sequence[Transition],
+        rows: Mapping[str, Mapping[str, Any]],
+        steps: Sequence[_Step],
     ) -> list[dict[str, Any]]:
         totals: defaultdict[tuple[str, str, str], int] = defaultdict(int)
+        Measures(totals, rows).add(steps)
         for item in fresh:
             event = item.event
             data, row = event.data, rows.get(event.job_id)

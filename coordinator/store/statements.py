@@ -15,8 +15,8 @@ from coordinator.schema import Schema
 from coordinator.store.entry import LOGGED
 from coordinator.store.transitions import COLUMNS
 
-#: A job's row as the recorder reads it: the columns that events change, and those the log repeats.
-READ = ("job_id", "task", "queue", *COLUMNS)
+#: A job's row as the recorder reads it: the columns that events change, and those the log and the measures need.
+READ = ("job_id", "task", "queue", "model", "org", *COLUMNS)
 
 #: Columns of a new row; see ``Submission.definition``.
 DEFINED = frozenset(

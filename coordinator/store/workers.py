@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from coordinator.jobs import Event
 from coordinator.store.database import Database, chunks
+from coordinator.store.measures import FENCED, PREFIX, REFUSED_CLAIMS
 
 _KEPT = "workers_kept"
 
@@ -140,6 +141,7 @@ class Workers(Database):
                 ],
                 anew=True,
             )
+            self._keep_counts(connection, given, epoch)
             silent = (
                 sa.update(table)
                 .where(
@@ -156,6 +158,37 @@ class Workers(Database):
             gone = connection.execute(silent).rowcount
             self._confirm(connection, at_ms)
         return gone
+
+    def _keep_counts(
+        self, connection: sa.Connection, reports: Mapping[str, Mapping[str, Any]], epoch: int
+    ) -> None:
+        # The greatest each has told: whoever is elected next adds nothing twice, and the sum never falls.
+        told = [
+            (name, label, int(report.get(field) or 0))
+            for worker, report in sorted(reports.items())
+            for name, field, label in (
+                # The ledger counts these, anew in each epoch; the worker itself those.
+                (REFUSED_CLAIMS, "refused", f"{epoch} {worker}"),
+                (FENCED, "fenced", worker),
+            )
+        ]
+        rows = [
+            {"name": PREFIX + name, "queue": "", "label": label, "value": value}
+            for name, label, value in told
+            if value
+        ]
+        if not rows:
+            return
+        table = self.schema.totals
+        insert = self.upsert(table)
+        greater = insert.excluded.value > table.c.value
+        value = sa.case((greater, insert.excluded.value), else_=table.c.value)
+        connection.execute(
+            insert.on_conflict_do_update(
+                index_elements=list(table.primary_key), set_={"value": value}
+            ),
+            rows,
+        )
 
     def confirm_workers(self, at_ms: int) -> None:
         """Note that at this moment of Redis's clock nobody is live but those the store knows."""
