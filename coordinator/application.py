@@ -123,8 +123,9 @@ class Coordination:
     def describe(
         self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], call: Mapping[str, Any]
     ) -> dict[str, Any] | None:
-        task = self.app._tasks.get(name) if hasattr(self.app._tasks, "get") else None
-        return describe(self.settings, name, task, args, kwargs, call)
+        # Not what is registered by now: until the app is finalized, which the first look does, no task is, and a job
+        # that is sent by name would run without its models.
+        return describe(self.settings, name, self.app.tasks.get(name), args, kwargs, call)
 
 
 class CoordinatedConnection(Connection):

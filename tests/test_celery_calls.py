@@ -107,6 +107,18 @@ def test_a_name_is_enough_where_the_code_is_not(shared: Installation) -> None:
     assert shared.trace(by_call, "start")[0]["models"] == [model, f"{model}-b"]
 
 
+def test_a_task_sent_by_name_before_any_was_looked_at_needs_its_models(alone: Installation) -> None:
+    app = celery_app.create(alone.broker, alone.folder, code=False)
+
+    @app.task(name="late_bound", models="{model}", shared=False)
+    def late_bound(model: str) -> str:
+        return model
+
+    assert not app.finalized
+    sent = app.send_task("late_bound", kwargs={"model": "m"})
+    assert alone.work_queue.get_job(sent.id).models == ("m",)
+
+
 def test_the_worker_of_a_name_knows_the_limits_of_its_task(shared: Installation) -> None:
     result = shared.stranger.send_task("once", (["fail", "ValueError"],))
     with pytest.raises(ValueError, match="as told"):
