@@ -26,10 +26,11 @@ _HASHES = (
     "runtimes",
     "counts",
     "reservation",
+    "claims",
 )
 _SETS = ("blocked", "kin", "wakes", "restored", "awaited")
-_ORDERED = ("ends", "delayed", "expiring", "workers", "tombstones", "wide")
-_JOBS = ("job", "message", "dispatched", "holders", "owned", "worker", "running")
+_ORDERED = ("ends", "delayed", "expiring", "keeping", "workers", "tombstones", "wide")
+_JOBS = ("job", "message", "dispatched", "holders", "owned", "members", "worker", "running")
 _CLASSES = ("class", "needs", "kin", "lanes", "passes", "parked")
 _KINDS = frozenset((*_HASHES, *_SETS, *_ORDERED, *_JOBS, *_CLASSES, "events", "leader"))
 #: What a waiting job must not keep of an earlier life: it would be taken for the present one.
@@ -95,7 +96,7 @@ def _type_of(name: str) -> str | None:
     kind, _, rest = name.partition(":")
     if kind in _ORDERED or kind in ("class", "lanes", "passes", "parked", "dispatched"):
         return "zset"
-    if kind in _SETS or kind in ("holders", "owned", "kin", "running"):
+    if kind in _SETS or kind in ("holders", "owned", "members", "kin", "running"):
         return "set"
     if kind == "worker" and rest.endswith(":jobs"):
         return "set"
@@ -189,7 +190,16 @@ class _Verification:
         for job_id, job in self._in(*HOLDING).items():
             for resource in job.get("held", "").split():
                 expected.setdefault(resource, set()).add(job_id)
+        members: dict[str, set[str]] = {}
+        for job_id, job in self.jobs.items():
+            if job["state"] not in FINAL and "owner" in job:
+                members.setdefault(job["owner"], set()).add(job_id)
+        for owner in {*members, *(name for name, _ in self.at.names("members"))}:
+            key = f"members:{owner}"
+            self._same(key, self.at.set(key), members.get(owner, set()))
         for owner, key in self.at.names("owned"):
+            if owner not in members:
+                self._note(key, "holds something for no job")
             for resource in self.at.set(key):
                 expected.setdefault(resource, set()).add(owner)
         for resource in {*expected, *(name for name, _ in self.at.names("holders"))}:

@@ -105,10 +105,6 @@ class Capacity(Scripts):
         """Whether the next run that fails on a resource brings a hold back."""
         return bool(self.redis.hexists(f"{self.prefix}probing", resource))
 
-    def disown(self, owner: str) -> tuple[str, ...]:
-        """Give back the models that an owner (``Job.owner``) holds for its jobs; returns the jobs that start."""
-        return tuple(self.run("disown", owner).get("started") or ())
-
     def weigh(self, org: str, weight: int | None, by: str, reason: str = "") -> None:
         """Set the weight of an org's turns: one of weight 2 starts twice as many jobs. None resets it."""
         self.limit(f"weight:{org}", weight, by, reason)

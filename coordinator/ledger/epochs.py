@@ -154,7 +154,15 @@ class Epochs(Scripts):
     def read_events(self, count: int) -> list[Event]:
         """Return the oldest events that were not settled."""
         epoch = int(self.redis.hget(f"{self.prefix}meta", "epoch") or 0)
-        entries = self.redis.xrange(f"{self.prefix}events", count=count)
+        name = f"{self.prefix}events"
+        entries = self.redis.xrange(name, count=count)
+        # The end of a workflow's step and the next step go to the store together: with the one alone, a Redis that is
+        # wiped now would leave an execution that nobody continues.
+        while entries and '"next":' in entries[-1][1].get("data", ""):
+            more = self.redis.xrange(name, min=f"({entries[-1][0]}", count=1)
+            if not more:
+                break
+            entries += more
         return [_event(epoch, entry_id, fields) for entry_id, fields in entries]
 
     def settle(self, events: Sequence[Event]) -> None:

@@ -78,6 +78,7 @@ class Jobs(Clocks):
         successor: Job | None = None,
         row: str = "",
         result: Result | None = None,
+        keep_ms: int | None = None,
         patience: float | None = None,
     ) -> Finish:
         """End a run; see ``lua/finish.lua``.
@@ -86,13 +87,16 @@ class Jobs(Clocks):
             job_id, token: the run.
             outcome: completed, failed, unprocessable, retried, replaced, released or lost.
             data: kept with the event: result, error, reason.
-            successor: the message that takes the job's place (retry, replace).
+            successor: the message that takes the job's place (retry, replace); of a completed job the one
+                that follows it.
             row: the successor as JSON for the recorder.
             result: written and published when the run completes the job.
+            keep_ms: how long the owner keeps what it holds until the job that follows begins; 0 gives it back
+                now, None keeps it.
         """
         following = ""
         if successor is not None:
-            following = json.dumps(_successor(self.by_redis(successor), row))
+            following = json.dumps(_successor(self.by_redis(successor), row, keep_ms))
         written = () if result is None else (result.key, result.seconds, result.value)
         answer = self.run(
             "finish",
@@ -182,8 +186,9 @@ def _admission(job: Job, answer: dict[str, Any]) -> Admission:
     )
 
 
-def _successor(job: Job, row: str) -> dict[str, Any]:
+def _successor(job: Job, row: str, keep_ms: int | None) -> dict[str, Any]:
     following: dict[str, Any] = {
+        "id": job.job_id,
         "class": job.class_id,
         "needs": " ".join(job.needs),
         "priority": str(job.priority),
@@ -198,4 +203,6 @@ def _successor(job: Job, row: str) -> dict[str, Any]:
     }
     if row:
         following["row"] = row
+    if keep_ms is not None:
+        following["keep_ms"] = keep_ms
     return following

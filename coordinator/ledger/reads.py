@@ -116,6 +116,10 @@ class Reads(Scripts):
         """Return the resources of which an owner that is no job has a unit."""
         return set(self.redis.smembers(f"{self.prefix}owned:{owner}"))
 
+    def members(self, owner: str) -> set[str]:
+        """Return the unfinished jobs of an owner."""
+        return set(self.redis.smembers(f"{self.prefix}members:{owner}"))
+
     def holds(self) -> dict[str, dict[str, Any]]:
         """Return the held resources, each with who, why and until when."""
         raw = self.redis.hgetall(f"{self.prefix}holds")

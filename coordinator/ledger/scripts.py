@@ -32,6 +32,7 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "build": ("keys", "building"),
     "restore": ("keys", "building", *_ADMITTING),
     "submit": (*_ADMISSION, "blockers"),
+    "finish": (*_ADMISSION, "blockers"),
     "why": (*_ADMISSION, "blockers"),
     "tick": (*_ADMISSION, "reservation"),
     "resubmit": (*_ADMISSION, "blockers", "ended"),

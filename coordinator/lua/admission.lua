@@ -226,6 +226,9 @@ local function wake(resources)
 end
 
 local function continue_wakes()
+  if next(leaving) then
+    let_go()
+  end
   for _ = 1, 5 do
     if not is_there('wakes') or open ~= '1' or steps >= BUDGET then
       return

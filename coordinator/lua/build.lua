@@ -1,7 +1,7 @@
 -- Sets what the store knows of limits, times and holds while the ledger is built again, without events.
 --
 -- ARGV[2..] epoch, then configure, pairs name, value | hold, resource, by, reason, until ms, since ms |
---           limit | override, resource, value, until ms
+--           limit | override, resource, value, until ms | claim, owner, what it held for a step that waits
 local kind = ARGV[3]
 if kind == 'configure' then
   for i = 4, #ARGV, 2 do
@@ -9,6 +9,8 @@ if kind == 'configure' then
       call('HSET', P .. 'defaults', ARGV[i], ARGV[i + 1])
     end
   end
+elseif kind == 'claim' then
+  call('HSET', P .. 'claims', ARGV[4], ARGV[5])
 else
   local until_ms
   if kind == 'hold' then

@@ -40,19 +40,22 @@ local function withdraw(job)
   end
 end
 
--- Into its class, at the place its sequence gives it. `back` are units that are free again: the class is
--- parked on one of them, so that the wake decides whose turn it is, this job or one that waited longer.
-local function wait(job, verb, changes, data, back)
-  local needs, on = needs_of(job), nil
-  changes.needs, changes.priority, changes.org, changes.due = false, false, false, false
-  move(job, verb, 'waiting', changes, data)
+-- The resource of those about to be woken where a class is parked meanwhile, so that the wake decides whose turn
+-- it is, this job or one that waited longer.
+local function place_among(back, needs)
   for _, resource in ipairs(back) do
-    if (' ' .. needs.needs .. ' '):find(' ' .. resource .. ' ', 1, true) then
-      on = resource
-      break
+    if (' ' .. needs .. ' '):find(' ' .. resource .. ' ', 1, true) then
+      return resource
     end
   end
-  local stop, code = enqueue(job, needs, on)
+end
+
+-- Into its class, at the place its sequence gives it. `back` are units that are free again.
+local function wait(job, verb, changes, data, back)
+  local needs = needs_of(job)
+  changes.needs, changes.priority, changes.org, changes.due = false, false, false, false
+  move(job, verb, 'waiting', changes, data)
+  local stop, code = enqueue(job, needs, place_among(back, needs.needs))
   wake(back)
   return stop, code
 end
@@ -107,11 +110,58 @@ local function requeue(job, verb, changes, data, due)
   end
 end
 
-local function finish(job, verb, state, changes, data)
+-- Gives back what an owner holds for its jobs. Returns the resources, for the wake.
+local function disown(owner)
+  local back = call('SMEMBERS', P .. 'owned:' .. owner)
+  steps = steps + #back
+  for _, resource in ipairs(back) do
+    remove('holders:' .. resource, owner)
+  end
+  call('DEL', P .. 'owned:' .. owner)
+  call('ZREM', P .. 'keeping', owner)
+  return back
+end
+
+let_go = function()
+  for owner in pairs(leaving) do
+    leaving[owner] = nil
+    if call('EXISTS', P .. 'members:' .. owner) == 0 then
+      wake(disown(owner))
+    end
+  end
+end
+
+-- Accepts the job that follows the one that has ended: its owner keeps what it holds, for `keep_ms` at most.
+-- It has the same place in the order, or it would hold its models behind all that came since.
+local function follow(job, following, back)
+  local owner, needs = following.owner, needs_of(following)
+  local fields = {queue = following.needs:match('queue:(%S+)$'), class = following.class, task = following.task,
+    sequence = job.sequence, max_retries = following.max_retries, owner = owner ~= '' and owner or nil}
+  if owner ~= '' and following.keep_ms == 0 then
+    for _, resource in ipairs(disown(owner)) do
+      back[#back + 1] = resource
+    end
+  elseif owner ~= '' and following.keep_ms then
+    call('ZADD', P .. 'keeping', now + following.keep_ms, owner)
+  end
+  local successor = {id = following.id}
+  for name, value in pairs(fields) do
+    successor[name] = value
+  end
+  call('SET', P .. 'message:' .. successor.id, following.message)
+  -- Right behind the end in the stream: the store gets both at once, or none.
+  move(successor, 'submitted', 'waiting', fields, {sequence = job.sequence, row = following.row})
+  enqueue(successor, needs, place_among(back, needs.needs))
+end
+
+local function finish(job, verb, state, changes, data, following)
   probed(job, verb, data)
   local back = give_back(job)
   changes.held, changes.pool = '', ''
   move(job, verb, state, changes, data)
+  if following and not read(following.id) then
+    follow(job, following, back)
+  end
   wake(back)
 end
 

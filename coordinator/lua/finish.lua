@@ -2,9 +2,10 @@
 -- Guarantee: only the run that holds the token can end the job; repeating it changes nothing.
 --
 -- ARGV[2..] job id, token, outcome (completed failed unprocessable retried replaced released lost),
---           data (JSON: result, error, reason ...), successor (JSON or ""): class, needs, priority, org,
---           owner, task, due_ms, expires_ms, max_retries, retries, message, row (JSON text or absent);
---           for completed perhaps the run's result for Celery: key, seconds to keep it (0 for ever), value
+--           data (JSON: result, error, reason ...), successor (JSON or ""): id, class, needs, priority, org,
+--           owner, task, due_ms, expires_ms, max_retries, retries, message, row (JSON text or absent); for completed
+--           it is the next step of a workflow, with keep_ms (how long its owner keeps what it holds until that
+--           begins; absent: for ever); for completed perhaps the run's result for Celery: key, seconds to keep it (0 for ever), value
 -- Answers {answer = done | again | stale | gone, started = ids, state}
 local id, token, outcome = ARGV[2], ARGV[3], ARGV[4]
 local job = read(id)
@@ -26,7 +27,12 @@ local data = cjson.decode(ARGV[5])
 data.token, data.worker = token, job.worker
 -- Never below nothing: the clock may have stepped back since.
 local runtime = math.max(0, now - tonumber(job.started))
-if outcome == 'completed' or outcome == 'failed' or outcome == 'unprocessable' then
+local over = job.state == 'stopping' and job.stop ~= 'release'
+if over and outcome == 'completed' and ARGV[6] ~= '' then
+  -- It was canceled, and with it what would follow.
+  leave_worker(job)
+  stopped(job, {ended = token}, data)
+elseif outcome == 'completed' or outcome == 'failed' or outcome == 'unprocessable' then
   leave_worker(job)
   data.runtime_ms = runtime
   local average = average_of(job.task) or runtime
@@ -42,8 +48,17 @@ if outcome == 'completed' or outcome == 'failed' or outcome == 'unprocessable' t
     end
     call('PUBLISH', ARGV[7], ARGV[9])
   end
-  finish(job, outcome, outcome, {ended = token}, data)
-elseif outcome ~= 'lost' and job.state == 'stopping' and job.stop ~= 'release' then
+  local following = outcome == 'completed' and ARGV[6] ~= '' and cjson.decode(ARGV[6]) or nil
+  data.next = following and following.id
+  finish(job, outcome, outcome, {ended = token}, data, following)
+  local successor = following and read(following.id)
+  if successor and successor.state == 'waiting' then
+    local class = class_read(successor.class)
+    local stop = class.parked
+    emit('blocked', successor.id, successor.version,
+      blockers(successor, class, stop, obstacle(stop, class, successor.task) or 'turn'))
+  end
+elseif outcome ~= 'lost' and over then
   -- Whatever it wanted to do next: it was canceled or failed before.
   leave_worker(job)
   stopped(job, {ended = token}, data)

@@ -6,6 +6,8 @@ local FINAL = {completed = true, failed = true, unprocessable = true, canceled =
 local jobs, changed = {}, {}   -- what this script has read; fields that it has changed, by job
 local counted = {}             -- "<queue>|<state>" -> change of the number of jobs
 local numbers = {}             -- numbers of meta that it has drawn
+local leaving = {}             -- owners of which a job has ended
+local let_go                   -- gives back what those hold that have no job left; see ending.lua
 
 -- Returns the job as this script leaves it, or nil.
 local function read(id)
@@ -108,8 +110,16 @@ local function emit(verb, id, version, data)
   end
 end
 
+-- Counts a job among the unfinished ones of its owner, who keeps what it holds as long as there are any.
+local function join(job)
+  if job.owner then
+    call('SADD', P .. 'members:' .. job.owner, job.id)
+  end
+end
+
 -- Moves a job to a state, changes the given fields with it and writes the event, in one step.
 local function move(job, verb, state, changes, data)
+  local new = not job.state
   if job.state ~= state then
     if job.state then
       count(job.queue, job.state, -1)
@@ -120,7 +130,14 @@ local function move(job, verb, state, changes, data)
   set(job, changes)
   data.state = state
   emit(verb, job.id, job.version, data)
+  if new then
+    join(job)
+  end
   if FINAL[state] then
+    if job.owner then
+      call('SREM', P .. 'members:' .. job.owner, job.id)
+      leaving[job.owner] = true
+    end
     -- A tombstone: until the store has the end of the job, the ledger remembers it, so that nobody
     -- takes the accepted row for a job that was lost and runs it again.
     call('ZADD', P .. 'tombstones', now, job.id)

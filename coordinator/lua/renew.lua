@@ -136,6 +136,9 @@ if joins or after > before then
   end
   wake(woken)
 end
+if next(leaving) then
+  let_go()
+end
 local unfetched = 0
 for _, queue in ipairs(split(queues)) do
   unfetched = unfetched + call('LLEN', queue)

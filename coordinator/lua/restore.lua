@@ -13,6 +13,7 @@ local function place(job, state, fields, data, before)
   count(job.queue, state, 1)
   fields.state, fields.version = state, '1'
   set(job, fields)
+  join(job)
 end
 
 call('HSET', P .. 'meta', 'restored', ARGV[3], 'restorable', ARGV[4])

@@ -52,6 +52,19 @@ if open == '0' and (call('EXISTS', P .. 'awaited') == 0
   open = '1'
 end
 if open == '1' and call('EXISTS', P .. 'restored') == 1 then
+  -- What owners held for steps that wait is theirs again before anybody is woken, unless somebody runs on it.
+  local claims = call('HGETALL', P .. 'claims')
+  for i = 1, #claims, 2 do
+    local free, wanted = true, split(claims[i + 1])
+    for _, resource in ipairs(wanted) do
+      local limit = limit_of(resource)
+      free = free and not (limit and size('holders:' .. resource) >= limit)
+    end
+    for _, resource in ipairs(free and wanted or {}) do
+      take(resource, '', claims[i])
+    end
+  end
+  call('DEL', P .. 'claims')
   -- What was restored is parked on its queues: they wake like after a resume.
   for _, resource in ipairs(call('SMEMBERS', P .. 'restored')) do
     postpone(resource)
@@ -110,6 +123,17 @@ for _, id in ipairs(due('expiring')) do
     end
     move(job, 'canceled', 'canceled', {}, {reason = 'its expires time has passed', by = 'coordinator',
       undelivered_result = true})
+  end
+end
+for _, owner in ipairs(due('keeping')) do
+  call('ZREM', P .. 'keeping', owner)
+  for _, id in ipairs(call('SMEMBERS', P .. 'members:' .. owner)) do
+    local job = read(id)
+    if job and not job.attempts and job.state ~= 'dispatched' then
+      -- Its next step has not begun: others need not wait for that.
+      emit('disowned', id, job.version, {by = 'coordinator', reason = 'its next step waited too long'})
+      wake(disown(owner))
+    end
   end
 end
 for _, entry in ipairs(due('ends')) do
