@@ -89,8 +89,11 @@ def _route(found: dict[str, Any], title: str, told: dict[str, Any]) -> Iterator[
             yield f"\n```json\n{json.dumps(example)}\n```"
     for status, answer in told["responses"].items():
         if status.startswith("2"):
-            content = answer.get("content", {}).get("application/json")
-            shown = _fields(found, _resolved(found, content["schema"])) if content else "nothing"
+            kinds = answer.get("content", {})
+            content = kinds.get("application/json")
+            shown = " or ".join(kinds) or "nothing"
+            if content:
+                shown = _fields(found, _resolved(found, content["schema"]))
             if "text/event-stream" in answer.get("content", {}):
                 shown = answer["description"]
             yield f"\nAnswers {status}: {shown}\n"
