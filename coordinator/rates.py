@@ -14,7 +14,10 @@ MOST_BUCKETS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """What happened in one stretch of time, which begins at ``at`` (Unix seconds)."""
+    """What happened in one stretch of time, which begins at ``at`` (Unix seconds).
+
+    ``wait_seconds`` and ``run_seconds`` are averages of the jobs that ended in it, None when none did.
+    """
 
     at: float
     submitted: int
@@ -22,6 +25,8 @@ class Bucket:
     failed: int
     retried: int
     blocked: int = 0
+    wait_seconds: float | None = None
+    run_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +97,15 @@ class Rates(Listings):
         bucket_ms, now_ms = int(bucket_seconds * 1000), time.time_ns() // 1_000_000
         since_ms = now_ms - int(seconds * 1000)
         counted = self.store.throughput(since_ms, bucket_ms, queue)
+        timed = self.store.timings(since_ms, bucket_ms, queue)
         buckets = []
         for at in range(since_ms // bucket_ms * bucket_ms, now_ms + 1, bucket_ms):
             verbs = counted.get(at, {})
             failed = verbs.get("failed", 0) + verbs.get("unprocessable", 0)
             parts = verbs.get("submitted", 0), verbs.get("completed", 0), failed
             others = verbs.get("retried", 0), verbs.get("blocked", 0)
-            buckets.append(Bucket(at / 1000, *parts, *others))
+            times = (ms / 1000 for ms in timed.get(at, ()))
+            buckets.append(Bucket(at / 1000, *parts, *others, *times))
         waited, longest, ran = self.store.averages(since_ms, queue)
         completed = sum(bucket.completed for bucket in buckets)
         return Throughput(

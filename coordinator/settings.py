@@ -88,6 +88,7 @@ class Settings:
         app: the Celery app of the command line, as ``celery -A`` takes it.
         populator: ``module:callable`` that returns the wishes of the populator.
         summary: ``module:callable`` that tells ``coordinator up`` how far the models have come.
+        flower_url: where Flower is, for the console's link.
         panic: when circuit breakers open and close by themselves.
         health: from where on a queue is degraded, and unhealthy.
         alerts: when alerts are raised, and where they go.
@@ -125,6 +126,7 @@ class Settings:
     app: str | None = None
     summary: str | None = None
     populator: str | None = None
+    flower_url: str | None = None
     panic: PanicSettings = field(default_factory=PanicSettings)
     health: HealthSettings = field(default_factory=HealthSettings)
     alerts: AlertSettings = field(default_factory=AlertSettings)
@@ -254,6 +256,14 @@ def _redis_url(value: object) -> str:
     return url
 
 
+def _web_url(value: object) -> str:
+    # It becomes a link: one that runs a script must not get there.
+    url = _text(value)
+    if not url.startswith(("http://", "https://")):
+        raise ValueError("a URL that begins with http:// or https://")
+    return url
+
+
 _QUEUE_PARSERS: dict[str, Callable[[object], Any]] = {
     "workers": _whole(0),
     "max_concurrency": _whole(1),
@@ -296,6 +306,7 @@ _PARSERS: dict[str, Callable[[object], Any]] = {
     "app": _text,
     "summary": _text,
     "populator": _text,
+    "flower_url": _web_url,
 }
 
 

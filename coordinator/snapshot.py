@@ -226,11 +226,11 @@ class Source:
                 stats = self._work_queue.get_stats()
             except CoordinatorError as error:
                 problems.append(str(error))
-        if self._summary:
-            try:
-                models = tuple(_model_line(item) for item in self._summary())
-            except Exception as error:  # noqa: BLE001 - the app's own code may raise anything
-                problems.append(f"summary: {type(error).__name__}: {error}")
+        told, wrong = model_lines(self._summary)
+        if wrong:
+            problems.append(wrong)
+        elif self._summary:
+            models = told
         ready = bool(processes) and all(process.state == "running" for process in processes)
         now = Snapshot(
             at=time.time(),
@@ -249,6 +249,38 @@ class Source:
             self._headlines.append(Headline(self._count, now.at, text))
         self._before = now
         return replace(now, headlines=tuple(self._headlines))
+
+
+def summary_of(app: Any) -> Callable[[], Iterable[Any]] | None:
+    """Return the callable that ``coordinator_summary`` names, or None.
+
+    Raises:
+        CoordinatorError: it cannot be imported.
+    """
+    named = app.conf.get("coordinator_summary")
+    if not named:
+        return None
+    from celery.utils.imports import symbol_by_name
+
+    try:
+        found: Callable[[], Iterable[Any]] = symbol_by_name(named)
+    except (ImportError, AttributeError) as error:
+        raise CoordinatorError(f"coordinator_summary: {named!r} is not found: {error}") from error
+    return found
+
+
+def model_lines(
+    summary: Callable[[], Iterable[Any]] | None,
+) -> tuple[tuple[ModelLine, ...], str]:
+    """Return what an app tells of its models, and what went wrong with that, "" if nothing.
+
+    Args:
+        summary: see ``summary_of``; None tells nothing.
+    """
+    try:
+        return tuple(_model_line(item) for item in (summary() if summary else ())), ""
+    except Exception as error:  # noqa: BLE001 - the app's own code may raise anything
+        return (), f"summary: {type(error).__name__}: {error}"
 
 
 def _model_line(item: Any) -> ModelLine:

@@ -159,9 +159,9 @@ def _plural(number: int, word: str) -> str:
 @click.pass_obj
 def watch(installation: Installation, plain: bool, as_json: bool) -> None:
     """Show the live screen of `coordinator up` from another terminal, until Ctrl-C."""
-    from coordinator.cli.up import display_of, summary_of
+    from coordinator.cli.up import display_of
     from coordinator.processes import Process, Processes
-    from coordinator.snapshot import Source
+    from coordinator.snapshot import Source, summary_of
 
     work_queue = installation.work_queue
     processes = Processes(installation.settings.data_dir)

@@ -69,6 +69,7 @@ def command(
 ) -> None:
     """Run everything here: Redis, workers, beat, Flower and the HTTP API. Ctrl-C stops it."""
     from coordinator.programs import has_web
+    from coordinator.snapshot import summary_of
     from coordinator.supervisor import Supervisor
 
     summary = summary_of(installation.app)
@@ -124,19 +125,6 @@ def _watch(
                     f"{supervisor.data_dir / 'logs' / 'supervisord.log'} and start again"
                 )
             requests.wait(SNAPSHOT_SECONDS)
-
-
-def summary_of(app: Any) -> Any:
-    """Return the callable that ``coordinator_summary`` names, or None."""
-    named = app.conf.get("coordinator_summary")
-    if not named:
-        return None
-    from celery.utils.imports import symbol_by_name
-
-    try:
-        return symbol_by_name(named)
-    except (ImportError, AttributeError) as error:
-        raise CoordinatorError(f"coordinator_summary: {named!r} is not found: {error}") from error
 
 
 def _source(app: Any, supervisor: Supervisor, summary: Any) -> Source:

@@ -130,6 +130,28 @@ class Listings(Queries):
         )
         return waited, longest, ran
 
+    def timings(
+        self, since_ms: int, bucket_ms: int, queue: str | None = None
+    ) -> dict[int, tuple[float, float]]:
+        """Return how long jobs that ended had waited and run on average, in ms, by their end's bucket.
+
+        Args:
+            since_ms, bucket_ms, queue: as for ``throughput``.
+        """
+        table = self.schema.jobs.c
+        query = (
+            sa.select(
+                ((table.finished_at // bucket_ms) * bucket_ms).label("at"),
+                sa.func.avg(table.started_at - table.queued_at).label("waited"),
+                sa.func.avg(table.finished_at - table.started_at).label("ran"),
+            )
+            .where(*self._ended(since_ms, queue))
+            .group_by(sa.literal_column("1"))
+        )
+        return {
+            int(row["at"]): (float(row["waited"]), float(row["ran"])) for row in self.rows(query)
+        }
+
     def slowest(self, since_ms: int, limit: int, queue: str | None = None) -> list[Row]:
         """Return jobs that ended since a moment, those whose last run took longest first."""
         table = self.schema.jobs.c

@@ -11,13 +11,14 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coordinator.roster import versions
 from coordinator.web import events, jobs, metrics, orgs, panic, problems, queues, sessions, status
 from coordinator.web.access import COOKIE, Access
 from coordinator.web.bounds import BODY_BYTES, Bodies
 from coordinator.web.feed import Feed
+from coordinator.web.headers import API, Headers
+from coordinator.web.pages import console
 from coordinator.web.threads import Threads
 from coordinator.web.visits import COMMON, LOOKING, Guarded, Service
 
@@ -74,7 +75,7 @@ def create(
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
-        middleware=[Middleware(Headers), Middleware(Bodies, most=body_bytes)],
+        middleware=[Middleware(Headers, pairs=API), Middleware(Bodies, most=body_bytes)],
     )
     app.state.service = Service(queue, celery, threads, Access(lambda: queue.store), feed)
     problems.install(app)
@@ -83,6 +84,7 @@ def create(
     for public in (status.public, sessions.public):
         app.include_router(public)
     app.include_router(router)
+    console.install(app, app.state.service)
     return app
 
 
@@ -93,39 +95,6 @@ class Documented(FastAPI):
         if self.openapi_schema is None:
             self.openapi_schema = document(self)
         return self.openapi_schema
-
-
-class Headers:
-    """Says with each answer that it is for its caller alone, and nothing but what it says it is.
-
-    Args:
-        app: what answers.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def sending(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                known = {name for name, _ in message["headers"]}
-                message["headers"] = [
-                    *message["headers"],
-                    *(pair for pair in _HEADERS if pair[0] not in known),
-                ]
-            await send(message)
-
-        await self.app(scope, receive, sending)
-
-
-_HEADERS = (
-    (b"cache-control", b"no-store"),
-    (b"x-content-type-options", b"nosniff"),
-    (b"x-frame-options", b"DENY"),
-    (b"referrer-policy", b"no-referrer"),
-    # An answer of the API shows nothing; pages set their own.
-    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
-)
 
 
 def document(app: FastAPI) -> dict[str, Any]:

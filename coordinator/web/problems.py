@@ -81,25 +81,34 @@ def problem(
     return JSONResponse(content.model_dump(), status, dict(headers or {}), media_type=MEDIA_TYPE)
 
 
-def answer_to(error: CoordinatorError) -> JSONResponse:
-    """Return the answer to an error of the work queue."""
+def failure_of(error: CoordinatorError) -> Failed:
+    """Return how an error of the work queue is told over HTTP."""
     text = str(error)
     match error:
         case LedgerFull():
-            return problem(503, text, _later(FULL_SECONDS))
+            return Failed(503, text, _later(FULL_SECONDS))
         case LedgerUnavailable() | LedgerClosed() | StoreUnavailable():
-            return problem(503, text, _later(AWAY_SECONDS))
+            return Failed(503, text, _later(AWAY_SECONDS))
         case UnknownJob():
-            return problem(404, text)
+            return Failed(404, text)
         case InvalidValue() if not isinstance(error, InvalidSetting):
-            return problem(422, text, errors=[Wrong(field=error.field, message=text)])
+            return Failed(422, text)
         case RowRefused():
-            return problem(422, text)
+            return Failed(422, text)
         case Refused():
-            return problem(409, text)
+            return Failed(409, text)
         case _:
             logger.error("[COORDINATOR] HTTP: %s", text)
-            return problem(500, "this installation is not set up rightly: see its log")
+            return Failed(500, "this installation is not set up rightly: see its log")
+
+
+def answer_to(error: CoordinatorError) -> JSONResponse:
+    """Return the answer to an error of the work queue."""
+    told = failure_of(error)
+    wrong = []
+    if isinstance(error, InvalidValue) and told.status == 422:
+        wrong.append(Wrong(field=error.field, message=told.detail))
+    return problem(told.status, told.detail, told.headers, wrong)
 
 
 def install(app: FastAPI) -> None:

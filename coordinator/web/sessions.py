@@ -21,14 +21,7 @@ async def login(body: Login, request: Request, response: Response) -> Who:
     caller, secret = await service.threads.run(
         lambda: service.access.login(body.user, body.password, host)
     )
-    response.set_cookie(
-        COOKIE,
-        secret,
-        max_age=AGE_MS // 1000,
-        httponly=True,
-        samesite="strict",
-        secure=request.url.scheme == "https",
-    )
+    keep(response, secret, request)
     return Who(name=caller.name, kind=caller.kind, scope=caller.scope, csrf_token=caller.csrf)
 
 
@@ -47,5 +40,22 @@ async def logout(request: Request, visit: Viewing) -> Response:
     if secret := request.cookies.get(COOKIE):
         service = visit.service
         await service.threads.run(lambda: service.access.logout(visit.caller, secret))
-        response.delete_cookie(COOKIE, httponly=True, samesite="strict")
+        forget(response)
     return response
+
+
+def keep(response: Response, secret: str, request: Request) -> None:
+    """Have the browser keep a session, out of reach of scripts and of other sites."""
+    response.set_cookie(
+        COOKIE,
+        secret,
+        max_age=AGE_MS // 1000,
+        httponly=True,
+        samesite="strict",
+        secure=request.url.scheme == "https",
+    )
+
+
+def forget(response: Response) -> None:
+    """Have the browser forget its session."""
+    response.delete_cookie(COOKIE, httponly=True, samesite="strict")

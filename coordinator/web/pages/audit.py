@@ -1,0 +1,95 @@
+"""The page of the log: what happened, who did it, why."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from coordinator.durations import parse_duration
+from coordinator.errors import InvalidValue
+from coordinator.states import ALIASES, Verb
+from coordinator.web.pages.forms import Paged
+from coordinator.web.pages.frame import show
+from coordinator.web.visits import Viewing, blocking
+
+router = APIRouter(route_class=Paged)
+
+ROWS = 100
+
+#: What operators and the coordinator itself do besides what happens to jobs.
+NOTES = (
+    "paused",
+    "resumed",
+    "limited",
+    "panic_opened",
+    "panic_probing",
+    "panic_closed",
+    "requested",
+    "cleared",
+    "purged",
+    "mended",
+    "logged_in",
+    "login_failed",
+    "logged_out",
+    "token_created",
+    "token_revoked",
+    "user_added",
+    "user_removed",
+    "password_changed",
+)
+
+FILTERS = ("event", "job_id", "resource", "who", "since", "until")
+
+
+@router.get("/audit")
+@blocking
+def audit(request: Request, visit: Viewing) -> Response:
+    """List the log, the newest first, a page at a time."""
+    asked = request.query_params
+    given = {name: (asked.get(name) or "").strip() for name in FILTERS}
+    cursor = asked.get("cursor") or None
+    found = visit.records.get_audit(
+        event=given["event"] or None,
+        job_id=given["job_id"] or None,
+        resource=given["resource"] or None,
+        who=given["who"] or None,
+        since_ms=moment("since", given["since"]),
+        until_ms=moment("until", given["until"]),
+        limit=ROWS,
+        cursor=cursor,
+    )
+    return show(
+        visit,
+        request,
+        "audit.html",
+        entries=found,
+        given=given,
+        events=sorted({*(verb.value for verb in Verb), *NOTES, given["event"]} - {""}),
+        aliases=tuple(ALIASES),
+        first=cursor is None,
+        cursor=found[-1].cursor if len(found) == ROWS else None,
+    )
+
+
+def moment(field: str, text: str) -> int:
+    """Return a moment in Unix milliseconds: a date with or without a time (UTC), or how long ago; 0 for nothing.
+
+    Raises:
+        InvalidValue: it is none.
+    """
+    if not text:
+        return 0
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        pass
+    else:
+        return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
+    try:
+        ago = parse_duration(field, text)
+    except InvalidValue:
+        allowed = "a date such as 2026-01-31 or 2026-01-31T12:00, or how long ago: 2h"
+        raise InvalidValue(field, text, allowed) from None
+    return int((datetime.now(UTC).timestamp() - ago) * 1000)

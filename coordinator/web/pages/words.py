@@ -1,0 +1,90 @@
+"""Moments, spans and numbers as the pages show them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlencode
+
+from coordinator.durations import shown_duration
+
+#: Units of how long ago something is, from the greatest.
+_UNITS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+
+#: Characters of an id that are shown where its link leads to the whole.
+_ID = 8
+
+
+def ago(at: float | None, now: float) -> str:
+    """Return how long ago a moment is, or how far ahead, in its greatest unit."""
+    if at is None:
+        return ""
+    apart = now - at
+    for seconds, unit in _UNITS:
+        if abs(apart) >= seconds:
+            number = f"{int(abs(apart) // seconds)} {unit}"
+            return f"{number} ago" if apart > 0 else f"in {number}"
+    return "now"
+
+
+def exact(at: float | None) -> str:
+    """Return a moment (Unix seconds) to the second, in UTC."""
+    return "" if at is None else f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def iso(at: float | None) -> str:
+    """Return a moment (Unix seconds) for programs."""
+    return "" if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+
+
+def clock(at: float) -> str:
+    """Return the hour and minute of a moment, in UTC."""
+    return f"{datetime.fromtimestamp(at, UTC):%H:%M}"
+
+
+def span(seconds: float | None) -> str:
+    """Return a duration, nothing for None."""
+    return "" if seconds is None else shown_duration(seconds)
+
+
+def number(value: float | None) -> str:
+    """Return a number with its thousands apart."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 100 else f"{value:,.1f}"
+
+
+def short(job_id: str) -> str:
+    """Return an id cut to what tells it from others nearby."""
+    return job_id if len(job_id) <= _ID + 2 else f"{job_id[:_ID]}…"
+
+
+def task_name(task: str) -> str:
+    """Return a task's name without the package that all of them are in."""
+    return task.removeprefix("tasks.")
+
+
+def plain(value: Any) -> str:
+    """Return a value of a log entry as text."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def address(path: str, fields: Mapping[str, object] | None = None, **more: object) -> str:
+    """Return a path with its query; what is None or empty is left out."""
+    given = {**(fields or {}), **more}
+    query = urlencode({name: value for name, value in given.items() if value not in (None, "")})
+    return f"{path}?{query}" if query else path
+
+
+FILTERS = {
+    "exact": exact,
+    "iso": iso,
+    "clock": clock,
+    "span": span,
+    "number": number,
+    "short": short,
+    "task_name": task_name,
+    "plain": plain,
+}
