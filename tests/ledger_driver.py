@@ -58,8 +58,7 @@ class Driver:
         return token
 
     def delivery(self, job_id: str) -> str:
-        message = self.redis.get(f"t:message:{job_id}")
-        return f'{message},"coordinator_token":{self.token(job_id)}}}}}'
+        return f'{self.ledger.message(job_id)},"coordinator_token":{self.token(job_id)}}}}}'
 
     def state(self, job_id: str, name: str = "state") -> str:
         return (self.ledger.job(job_id) or {}).get(name, "gone")

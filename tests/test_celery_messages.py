@@ -125,8 +125,7 @@ def test_the_same_delivery_twice_runs_once(shared: Installation) -> None:
     ledger = shared.work_queue.ledger
     job = ledger.job(result.id)
     assert job is not None
-    message = shared.redis.get(f"coordinator:message:{result.id}")
-    duplicate = f'{message},"coordinator_token":{job["token"]}}}}}'
+    duplicate = f'{ledger.message(result.id)},"coordinator_token":{job["token"]}}}}}'
     shared.redis.lpush("work", duplicate)
     # The second delivery is behind the duplicate on the list.
     shared.get(shared.play(["give", 2]))

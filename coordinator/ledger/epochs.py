@@ -48,6 +48,10 @@ class Epochs(Scripts):
         Raises:
             LedgerClosed: somebody else builds, or has built, a later one.
         """
+        try:
+            self.load()
+        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            raise LedgerUnavailable(f"Redis cannot be reached: {error}") from error
         self.run("open", epoch, state, *awaited)
 
     def open_for_workers(self, epoch: int, awaited: Sequence[str]) -> None:

@@ -77,10 +77,16 @@ class Mending(Scripts):
         after, keys = self.redis.scan(cursor, match=f"{prefix}*", count=count)
         return int(after), sorted({key.removeprefix(prefix) for key in keys})
 
+    def message(self, job_id: str) -> str | None:
+        """Return an unfinished job's Celery message as ``Job`` has it; None when it has ended."""
+        kept = self.redis.get(f"{self.prefix}message:{job_id}")
+        # The scripts keep it with this in place of the id.
+        return None if kept is None else str(kept).replace("\x01", job_id)
+
     def defined(self, job_id: str) -> tuple[Job, int] | None:
         """Return an unfinished job as far as the ledger knows it, and its sequence; None when it has ended."""
         fields = self.redis.hgetall(f"{self.prefix}job:{job_id}")
-        message = self.redis.get(f"{self.prefix}message:{job_id}")
+        message = self.message(job_id)
         if "sequence" not in fields or message is None:
             return None
         shared = self.redis.hgetall(f"{self.prefix}needs:{fields['class']}")

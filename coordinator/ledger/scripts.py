@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -9,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -47,9 +49,16 @@ PATIENCE = 5.0
 FRESH = 1.0
 
 
+_SHARED = {part for parts in (*_PARTS.values(), _ADMISSION) for part in parts}
+
+
+def _folder() -> Traversable:
+    return files("coordinator").joinpath("lua")
+
+
 @cache
 def _source(name: str) -> str:
-    folder = files("coordinator").joinpath("lua")
+    folder = _folder()
     parts = _PARTS.get(name, _ADMISSION)
     shared = [folder.joinpath(f"{part}.lua").read_text("utf-8") for part in parts]
     operation = folder.joinpath(f"{name}.lua").read_text("utf-8")
@@ -57,6 +66,17 @@ def _source(name: str) -> str:
         # An operation returns in many places; what it changed of jobs is written after each of them.
         operation = f"local function operation()\n{operation}end\nlocal answer = operation()\nwrite()\nreturn answer\n"
     return "\n".join((*shared, operation))
+
+
+@cache
+def _sha(name: str) -> str:
+    return hashlib.sha1(_source(name).encode(), usedforsecurity=False).hexdigest()
+
+
+@cache
+def _operations() -> tuple[str, ...]:
+    stems = {item.name.removesuffix(".lua") for item in _folder().iterdir()}
+    return tuple(sorted(stems - _SHARED))
 
 
 def connection_url(url: str) -> str:
@@ -140,7 +160,6 @@ class Scripts:
         )
         #: For reads; every change goes through a script. Answers are text.
         self.redis: Any = _Reader(connection_pool=self.pool)
-        self._shas: dict[str, str] = {}
         #: Connections between two calls, and when the last one ended; of the process with this number.
         self._kept: list[tuple[Any, float]] = []
         self._pid = os.getpid()
@@ -157,6 +176,20 @@ class Scripts:
             raise
         finally:
             self.pool.release(connection)
+
+    def load(self) -> None:
+        """Load all scripts that the server does not have.
+
+        Compiled one by one when they are first needed, in a server that has a million jobs by then, they
+        would lie scattered between these, and every run of them, and of Lua's collector, took half as long
+        again.
+        """
+        with self._connection() as connection:
+            connection.send_command("SCRIPT", "EXISTS", *map(_sha, _operations()))
+            for name, known in zip(_operations(), connection.read_response(), strict=True):
+                if not known:
+                    connection.send_command("SCRIPT", "LOAD", _source(name))
+                    connection.read_response()
 
     def _fresh(self) -> Any:
         """Return a connection that was used a moment ago and that nobody else uses now, or None."""
@@ -232,11 +265,7 @@ class Scripts:
         try:
             # A new connection may be to another life of the server: its run id is asked for first.
             connection.connect()
-            sha = self._shas.get(name)
-            if sha is None:
-                connection.send_command("SCRIPT", "LOAD", _source(name))
-                sha = self._shas[name] = connection.read_response()
-            start = ("EVALSHA", sha, 1, self.prefix, connection.coordinator_run_id)
+            start = ("EVALSHA", _sha(name), 1, self.prefix, connection.coordinator_run_id)
             commands = [(*start, *arguments) for arguments in calls]
             try:
                 replies = self._replies(connection, commands)

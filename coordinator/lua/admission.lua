@@ -26,8 +26,7 @@ local function admit(class, job, message)
     changes.passed = false
   end
   move(job, 'dispatched', 'dispatched', changes, {token = token})
-  call('LPUSH', job.queue, (message or call('GET', P .. 'message:' .. id)) .. ',"coordinator_token":' .. token
-    .. '}}')
+  call('LPUSH', job.queue, (message or message_of(id)) .. ',"coordinator_token":' .. token .. '}}')
   charge(class)
   places = {}
   if several(class.needs) then

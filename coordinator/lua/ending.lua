@@ -16,7 +16,7 @@ end
 -- Removes the message of a dispatch that is taken back; a worker that already has it fails the claim.
 local function recall(job)
   leave_broker(job)
-  local message = call('GET', P .. 'message:' .. job.id)
+  local message = message_of(job.id)
   if message then
     -- From the end where the oldest are: those are taken back for want of a worker.
     call('LREM', job.queue, -1, message .. ',"coordinator_token":' .. job.token .. '}}')
@@ -148,7 +148,7 @@ local function follow(job, following, back)
   for name, value in pairs(fields) do
     successor[name] = value
   end
-  call('SET', P .. 'message:' .. successor.id, following.message)
+  keep_message(successor.id, following.message)
   -- Right behind the end in the stream: the store gets both at once, or none.
   move(successor, 'submitted', 'waiting', fields, {sequence = job.sequence, row = following.row})
   enqueue(successor, needs, place_among(back, needs.needs))

@@ -79,7 +79,7 @@ elseif outcome == 'retried' or outcome == 'replaced' then
   else
     local next = cjson.decode(following)
     leave_worker(job)
-    call('SET', P .. 'message:' .. id, next.message)
+    keep_message(id, next.message)
     local queue = next.needs:match('queue:(%S+)$')
     count(job.queue, job.state, -1)
     count(queue, job.state, 1)

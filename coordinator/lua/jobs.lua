@@ -47,6 +47,30 @@ local function forget(id)
   jobs[id], changed[id] = nil, nil
 end
 
+local function replaced(message, old, new)
+  local pieces, from = {}, 1
+  while true do
+    local first, last = message:find(old, from, true)
+    if not first then break end
+    pieces[#pieces + 1] = message:sub(from, first - 1)
+    from = last + 1
+  end
+  pieces[#pieces + 1] = message:sub(from)
+  return table.concat(pieces, new)
+end
+
+-- Its id is in its message several times. For each of them a character is kept that no JSON has: of a million
+-- waiting jobs that are a hundred million bytes.
+local function keep_message(id, message)
+  call('SET', P .. 'message:' .. id, replaced(message, id, '\1'))
+end
+
+-- Returns the message of a job that has not ended, or false.
+local function message_of(id)
+  local kept = call('GET', P .. 'message:' .. id)
+  return kept and replaced(kept, '\1', id)
+end
+
 local function count(queue, state, change)
   local name = queue .. '|' .. state
   counted[name] = (counted[name] or 0) + change
@@ -103,7 +127,7 @@ local function emit(verb, id, version, data)
   if row then
     -- A definition goes beside the data, its message as it is: encoded in it they would double in length.
     call('XADD', P .. 'events', '*', 'epoch', epoch, 'verb', verb, 'job', id, 'version', version, 'at', now,
-      'data', cjson.encode(data), 'row', row, 'message', call('GET', P .. 'message:' .. id))
+      'data', cjson.encode(data), 'row', row, 'message', message_of(id))
   else
     call('XADD', P .. 'events', '*', 'epoch', epoch, 'verb', verb, 'job', id, 'version', version, 'at', now,
       'data', cjson.encode(data))

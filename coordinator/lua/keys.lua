@@ -12,7 +12,7 @@
 --   probing           hash    resource -> JSON of the hold that its next run that fails brings back
 --   ends              zset    "hold <resource>" | "override <resource>" by the time it ends
 --   job:<id>          hash    where a job stands and what it holds
---   message:<id>      string  its Celery message, less the two closing braces of its headers
+--   message:<id>      string  its Celery message, less the two closing braces of its headers; \1 for its id
 --   class:<class>     zset    waiting jobs by sequence
 --   needs:<class>     hash    needs, priority, org, owner; parked = the resource where the class is parked
 --   lanes:<resource>  zset    "<priority>|<org>" of the classes parked there, by turn

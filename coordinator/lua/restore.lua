@@ -31,7 +31,7 @@ for i = 5, #ARGV, 18 do
       if fields[name] == '0' or fields[name] == '' then fields[name] = nil end
     end
     local described = {needs = needs, priority = ARGV[i + 3], org = ARGV[i + 4], owner = ARGV[i + 5]}
-    call('SET', P .. 'message:' .. id, ARGV[i + 11])
+    keep_message(id, ARGV[i + 11])
     if expires > 0 then
       fields.expires = text(expires)
       call('ZADD', P .. 'expiring', expires, id)

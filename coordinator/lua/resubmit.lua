@@ -30,7 +30,7 @@ if expires > 0 then
   fields.expires = text(expires)
   call('ZADD', P .. 'expiring', expires, id)
 end
-call('SET', P .. 'message:' .. id, ARGV[13])
+keep_message(id, ARGV[13])
 local data = {sequence = job.sequence, by = ARGV[20], reason = ARGV[21]}
 if ARGV[19] ~= '' then
   data.row = ARGV[19]

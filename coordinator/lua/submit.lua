@@ -56,7 +56,7 @@ for i = 3, #ARGV, 13 do
     elseif ARGV[i + 12] ~= '' then
       data.row = ARGV[i + 12]
     end
-    call('SET', P .. 'message:' .. id, ARGV[i + 11])
+    keep_message(id, ARGV[i + 11])
     if due > now then
       data.due_ms = due
       fields.due, fields.needs, fields.priority, fields.org = text(due), needs.needs, needs.priority, needs.org
