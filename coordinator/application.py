@@ -25,7 +25,7 @@ from coordinator.ledger import connection_url
 from coordinator.maintenance import Deliverer, schedule
 from coordinator.maintenance import install as install_maintenance
 from coordinator.message import rewritten
-from coordinator.needs import OPTIONS, describe, said
+from coordinator.needs import CARRIED, OPTIONS, describe, said
 from coordinator.settings import Settings, load
 from coordinator.transport import OPTIONS_HEADER, TOKEN_HEADER, SentinelTransport, Transport
 from coordinator.work_queue import WorkQueue, set_work_queue
@@ -152,7 +152,7 @@ class CoordinatedAMQP(AMQP):
             headers.pop(TOKEN_HEADER, None)
             # A retry carries what its first call said; what it says itself counts more.
             call = said(headers.pop(OPTIONS_HEADER, None))
-            call |= {key: options.pop(key) for key in OPTIONS if key in options}
+            call |= {key: options.pop(key) for key in (*OPTIONS, *CARRIED) if key in options}
             args, kwargs = message.body[0], message.body[1]
             described = self.coordination.describe(name, args or (), kwargs or {}, call)
             if described is not None:

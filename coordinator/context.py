@@ -45,7 +45,12 @@ class RunningJob:
     models: tuple[str, ...]
     retries: int
     ledger: Ledger = field(repr=False)
+    #: Who holds the models for it, and what its end continues: a workflow's execution, or the lock of a canvas.
+    owner: str = ""
+    workflow: dict[str, Any] | None = field(default=None, repr=False)
+    #: What takes its place (retry, replace), or follows its end; then for how long the owner keeps its models.
     successor: Job | None = field(default=None, repr=False)
+    keep_ms: int | None = field(default=None, repr=False)
     replaced: bool = field(default=False, repr=False)
     exhausted: bool = field(default=False, repr=False)
     call: dict[str, Any] = field(default_factory=dict, repr=False)

@@ -23,6 +23,9 @@ OPTIONS = (
     "coordinated",
 )
 
+#: What a message carries besides: whose units its job takes, and what its end continues. Only a call gives them.
+CARRIED = ("owner", "workflow")
+
 Models = str | Iterable[str] | Callable[..., str | Iterable[str]] | None
 
 
@@ -232,7 +235,12 @@ def describe(
         limit = settings.max_retries if task is None else task.max_retries
     described["max_retries"] = -1 if limit is None else limit
     described["call"] = [key for key in OPTIONS if call.get(key) is not None]
+    described |= _carried(call)
     return described
+
+
+def _carried(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: options[key] for key in CARRIED if options.get(key)}
 
 
 def _positive(field: str, value: Any) -> float:
@@ -282,6 +290,7 @@ def said(header: Any) -> dict[str, Any]:
     if "call" not in header:
         return {key: header[key] for key in OPTIONS if header.get(key) is not None}
     found = {key: header[key] for key in header["call"] if header.get(key) is not None}
+    found |= _carried(header)
     models = found.get("models")
     if models is not None:
         # They were templates once; a name with a brace in it must not become one again.

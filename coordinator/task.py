@@ -17,12 +17,14 @@ from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from celery.utils.imports import symbol_by_name
 
 from coordinator import telling
+from coordinator.canvas import carry
 from coordinator.context import RunningJob, _current, current_job, worker_id
 from coordinator.errors import JobStopped, LedgerClosed, LedgerUnavailable, NotRetryable
 from coordinator.jobs import Job
 from coordinator.ledger import Claim, Ledger
 from coordinator.needs import Option, limit_of, said
 from coordinator.resources import models_of
+from coordinator.steps import follow
 from coordinator.transport import OPTIONS_HEADER, TOKEN_HEADER
 
 logger = logging.getLogger("coordinator")
@@ -183,6 +185,9 @@ class CoordinatedTask:
         job = self._running()
         if job is not None:
             job.replaced = True
+            if job.owner:
+                # What replaces it is still its owner's: else the models would go when this run ends.
+                carry(sig, owner=job.owner, models=list(job.models), workflow=job.workflow)
         return super().on_replace(sig)  # type: ignore[misc]  # the app's task base
 
 
@@ -259,6 +264,7 @@ def _coordinated(task: Any, tracer: Tracer) -> Tracer:
                 claim.answer,
             )
             return _ignored(claim.answer)
+        options = request.get(OPTIONS_HEADER) or {}
         job = RunningJob(
             id=uuid,
             token=token,
@@ -267,10 +273,12 @@ def _coordinated(task: Any, tracer: Tracer) -> Tracer:
             models=models_of(claim.held),
             retries=int(request.get("retries") or 0),
             ledger=work_queue.ledger,
-            call=said(request.get(OPTIONS_HEADER)),
+            call=said(options),
             late=late,
-            heartbeat_timeout=limit_of("heartbeat_timeout", request.get(OPTIONS_HEADER), task),
+            heartbeat_timeout=limit_of("heartbeat_timeout", options, task),
             keeps_result=not task._handles,
+            owner=options.get("owner") or "",
+            workflow=options.get("workflow"),
         )
         work_queue.log_started(job.id, job.models)
         mark = _current.set(job)
@@ -285,6 +293,8 @@ def _coordinated(task: Any, tracer: Tracer) -> Tracer:
         finally:
             _current.reset(mark)
         outcome, data = _outcome(job, traced)
+        if outcome == "completed" and job.workflow is not None:
+            outcome, data = _twice(lambda: follow(task.app, job, traced[0], data))[0]
         try:
             _finish(work_queue, job, outcome, data)
         finally:
@@ -317,10 +327,15 @@ def _outcome(job: RunningJob, traced: Any) -> tuple[str, dict[str, Any]]:
 
 
 def _finish(work_queue: Any, job: RunningJob, outcome: str, data: dict[str, Any]) -> None:
-    successor: Job | None = job.successor if outcome in ("retried", "replaced") else None
+    going_on = ("retried", "replaced", "completed")
+    successor: Job | None = job.successor if outcome in going_on else None
     try:
         result = job.result if outcome == "completed" else None
-        _twice(lambda: work_queue.finish(job.id, job.token, outcome, data, successor, result))
+        _twice(
+            lambda: work_queue.finish(
+                *(job.id, job.token, outcome, data, successor, result, job.keep_ms)
+            )
+        )
     except (LedgerUnavailable, LedgerClosed) as error:
         # The lease ends and the job is lost to this worker: it runs again, by its attempts.
         logger.error("[COORDINATOR] job %s ended but could not be finished: %s", job.id, error)

@@ -10,7 +10,10 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,7 +32,7 @@ from coordinator.errors import (
 )
 from coordinator.jobs import Job
 from coordinator.needs import said
-from coordinator.resources import needs_of
+from coordinator.resources import check_name, needs_of
 from coordinator.settings import Settings
 
 logger = logging.getLogger("coordinator")
@@ -37,6 +40,19 @@ logger = logging.getLogger("coordinator")
 OPTIONS_HEADER = "coordinator"
 TOKEN_HEADER = "coordinator_token"
 DEFAULT_PRIORITY = 5
+
+_collected: ContextVar[list[Job] | None] = ContextVar("coordinator_collected", default=None)
+
+
+@contextmanager
+def collecting() -> Iterator[list[Job]]:
+    """Collect the jobs that this thread publishes, for the caller to submit together or as part of something else."""
+    box: list[Job] = []
+    mark = _collected.set(box)
+    try:
+        yield box
+    finally:
+        _collected.reset(mark)
 
 
 def template_of(message: dict[str, Any]) -> str:
@@ -117,6 +133,7 @@ def job_of(
         root_id=headers.get("root_id"),
         parent_id=headers.get("parent_id"),
         submitted_ms=time.time_ns() // 1_000_000,
+        owner=check_name("owner", options["owner"]) if options.get("owner") else "",
     )
 
 
@@ -214,10 +231,13 @@ class Channel(kombu_redis.Channel):
             return
         settings = self.coordination.settings
         job = _job(message, queue, settings)
-        running = current_job()
+        box, running = _collected.get(), current_job()
+        if box is not None:
+            box.append(job)
+            return
         if running is not None and running.id == job.job_id:
             # Retry or replace: the message is the running job's successor, applied when it finishes.
-            running.successor = job
+            running.successor = replace(job, owner=running.owner)
             return
         self.coordination.work_queue.submit(job, inside=running is not None)
 

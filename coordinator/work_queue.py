@@ -212,6 +212,7 @@ class WorkQueue(Operators, Alerts, Repairs):
         data: dict[str, Any],
         successor: Job | None = None,
         result: Result | None = None,
+        keep_ms: int | None = None,
     ) -> Finish:
         """End a run and hand its units to whoever is next.
 
@@ -229,7 +230,7 @@ class WorkQueue(Operators, Alerts, Repairs):
             left = max(0.1, deadline - time.monotonic())
             try:
                 finish = self.ledger.finish(
-                    job_id, token, outcome, data, successor, row, result, patience=left
+                    job_id, token, outcome, data, successor, row, result, keep_ms, patience=left
                 )
                 break
             except LedgerClosed:
@@ -289,7 +290,7 @@ class JobCoordinator:
             {
                 "active_job_id": job["id"],
                 "active_job_type": job["task"],
-                "active_models": list(models_of((job.get("held") or "").split())),
+                "active_models": list(models_of((job.get("needs") or "").split())),
                 "started_at": int(job.get("started", 0)) / 1000,
             }
             for job in self.work_queue.ledger.running()

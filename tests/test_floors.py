@@ -73,6 +73,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "results",
         "needs",
         "message",
+        "canvas",
+        "steps",
         "calls",
         "batches",
         "transport",

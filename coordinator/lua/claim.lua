@@ -24,7 +24,7 @@ if (job.state == 'running' or job.state == 'stopping') and job.worker == worker
     set(job, {nonce = nonce})
   end
   return cjson.encode({answer = 'granted', attempts = tonumber(job.attempts),
-    losses = tonumber(job.losses) or 0, held = job.held})
+    losses = tonumber(job.losses) or 0, held = job.needs})
 end
 if job.state ~= 'dispatched' then
   return refused({answer = 'stale', state = job.state})
@@ -55,4 +55,4 @@ if is_there('blocked') and (pool ~= job.queue or #with_siblings({'queue:' .. job
   wake({'queue:' .. job.queue})
 end
 return cjson.encode({answer = 'granted', attempts = attempts, losses = tonumber(job.losses) or 0,
-  held = job.held})
+  held = job.needs})
