@@ -100,8 +100,9 @@ def flower_login(data_dir: Path) -> FlowerLogin:
 
 
 def has_web() -> bool:
-    """Whether the packages of the HTTP API are installed."""
-    return all(importlib.util.find_spec(name) for name in ("fastapi", "uvicorn", "argon2"))
+    """Whether the packages of the HTTP API and the console are installed."""
+    needed = ("fastapi", "uvicorn", "argon2", "jinja2")
+    return all(importlib.util.find_spec(name) for name in needed)
 
 
 def web_port() -> int:
@@ -159,7 +160,10 @@ def plan(
         programs.append(Program(FLOWER, (*celery, "flower", *address), environment=login))
     if web:
         command = (sys.executable, "-m", "coordinator", "-A", app, "web", "--port", str(web))
-        programs.append(Program(WEB, command))
+        # The console links to the Flower of this run, unless it is told of another.
+        linked = flower if settings.flower_url is None else None
+        known = {"COORDINATOR_FLOWER_URL": linked.url} if linked else {}
+        programs.append(Program(WEB, command, environment=known))
     return programs
 
 

@@ -177,7 +177,7 @@ class Supervisor:
         if self._flower:
             found["flower"] = f"{self._flower.url} ({self._flower.place})"
         if self._web:
-            found["web"] = f"http://127.0.0.1:{self._web} (coordinator web token create NAME)"
+            found["console"] = f"http://127.0.0.1:{self._web}/console/ (and the API beside it)"
         found["logs"] = str(self.data_dir / "logs")
         return found
 

@@ -13,7 +13,7 @@ import click
 
 from coordinator.cli.installation import DEFAULT_APP, Installation
 from coordinator.cli.output import console, json_line, json_option
-from coordinator.errors import CoordinatorError, Refused
+from coordinator.errors import CoordinatorError, Refused, StoreUnavailable
 
 if TYPE_CHECKING:
     from coordinator.display import Display
@@ -55,7 +55,7 @@ class StopRequests:
     help="End with a summary once every model has reached generation N.",
 )
 @click.option("--no-flower", is_flag=True, help="Leave Flower out.")
-@click.option("--no-web", is_flag=True, help="Leave the HTTP API out.")
+@click.option("--no-web", is_flag=True, help="Leave the HTTP API and the console out.")
 @click.option("--plain", is_flag=True, help="Lines instead of a screen, on a terminal too.")
 @json_option
 @click.pass_obj
@@ -67,7 +67,7 @@ def command(
     plain: bool,
     as_json: bool,
 ) -> None:
-    """Run everything here: Redis, workers, beat, Flower and the HTTP API. Ctrl-C stops it."""
+    """Run everything here: Redis, workers, beat, Flower, the HTTP API and the console. Ctrl-C stops it."""
     from coordinator.programs import has_web
     from coordinator.snapshot import summary_of
     from coordinator.supervisor import Supervisor
@@ -90,9 +90,14 @@ def command(
             if not requests.any():
                 raise
         else:
+            addresses = supervisor.addresses()
+            login = _first_admin(installation) if web else {}
             if not as_json:
-                _say_all(supervisor.addresses())
-            source = _source(installation.app, supervisor, summary)
+                _say_all(addresses)
+            _say_all(login)
+            # In lines of JSON, which are kept, the password would be repeated with each of them.
+            shown = addresses if as_json else {**addresses, **login}
+            source = _source(installation.app, supervisor, shown, summary)
             last = _watch(
                 source, display_of(plain, as_json), supervisor, requests, until_generation
             )
@@ -127,13 +132,27 @@ def _watch(
             requests.wait(SNAPSHOT_SECONDS)
 
 
-def _source(app: Any, supervisor: Supervisor, summary: Any) -> Source:
+def _first_admin(installation: Installation) -> dict[str, str]:
+    """Let an admin log in to the console where nobody may yet; return what to say of it."""
+    from coordinator.author import default_author
+    from coordinator.web.accounts import FIRST, Accounts
+
+    try:
+        password = Accounts(installation.records.store).add_first(by=default_author())
+    except StoreUnavailable as error:
+        return {"login": f"nobody was added ({error}); coordinator web user add NAME --scope admin"}
+    if password is None:
+        return {}
+    return {"login": f"user {FIRST}, password {password} (the first admin; shown this once)"}
+
+
+def _source(app: Any, supervisor: Supervisor, addresses: dict[str, str], summary: Any) -> Source:
     from coordinator.snapshot import Source
 
     coordination = getattr(app, "coordination", None)
     return Source(
         supervisor.processes,
-        supervisor.addresses(),
+        addresses,
         work_queue=coordination.work_queue if coordination else None,
         summary=summary,
     )

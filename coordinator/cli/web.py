@@ -1,4 +1,4 @@
-"""``coordinator web``: the HTTP API."""
+"""``coordinator web``: the HTTP API and the console."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HOST, PORT = "127.0.0.1", 8770
 )
 @click.pass_context
 def command(ctx: click.Context, host: str, port: int, proxy: str | None) -> None:
-    """Serve the HTTP API until Ctrl-C; or make tokens and users for it."""
+    """Serve the HTTP API and the console (/console/) until Ctrl-C; or make tokens and users for them."""
     if ctx.invoked_subcommand is not None:
         return
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import TYPE_CHECKING
 
 from coordinator.errors import InvalidValue, Refused
@@ -12,6 +13,9 @@ from coordinator.web.credentials import hashed, new_token
 
 if TYPE_CHECKING:
     from coordinator.store import Store
+
+#: Who is let in where nobody may log in yet.
+FIRST = "admin"
 
 
 class Accounts:
@@ -77,6 +81,25 @@ class Accounts:
         except RowRefused:
             raise Refused(f"there is a user {name!r} already") from None
         self._store.note("user_added", by, after=scope, data={"user": name})
+
+    def add_first(self, *, by: str) -> str | None:
+        """Let an admin log in where nobody may yet, and return their password; it cannot be shown again.
+
+        Args:
+            by: who lets them.
+
+        Returns:
+            The password of the user ``FIRST``; None where somebody may log in already.
+        """
+        if self._store.users():
+            return None
+        password = secrets.token_urlsafe(15)
+        try:
+            self.add_user(FIRST, password, "admin", by=by)
+        except Refused:
+            # Another process was first.
+            return None
+        return password
 
     def remove_user(self, name: str, *, by: str) -> None:
         """Take a user away; their sessions end.
