@@ -13,6 +13,7 @@ from benchmarks.workloads import (
     producer,
     recovery,
     restore,
+    scrape,
     throughput,
 )
 
@@ -29,5 +30,6 @@ WORKLOADS: dict[str, Workload] = {
         restore,
         ledger,
         footprint,
+        scrape,
     )
 }
