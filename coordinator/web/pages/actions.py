@@ -12,7 +12,8 @@ from coordinator.errors import InvalidValue, Refused, UnknownJob
 from coordinator.listings import JobRecord
 from coordinator.states import TRANSITIONS, Verb
 from coordinator.web.pages.forms import Form, Paged, Sent
-from coordinator.web.pages.frame import HOME, Told, back, show
+from coordinator.web.pages.frame import Told, back, show
+from coordinator.web.pages.words import HOME
 from coordinator.web.visits import Operating, Visit, blocking
 
 router = APIRouter(route_class=Paged)

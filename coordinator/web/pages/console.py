@@ -23,6 +23,7 @@ from coordinator.web.pages import (
     switches,
     trends,
 )
+from coordinator.web.pages.words import HOME
 from coordinator.web.problems import Failed, failure_of
 from coordinator.web.visits import Service
 
@@ -60,11 +61,11 @@ def install(app: FastAPI, service: Service) -> None:
         app: the API's.
         service: what they share.
     """
-    app.mount(frame.HOME.rstrip("/"), create(service))
+    app.mount(HOME.rstrip("/"), create(service))
 
     @app.get("/", include_in_schema=False)
     async def root() -> Response:
-        return RedirectResponse(frame.HOME)
+        return RedirectResponse(HOME)
 
 
 async def static(name: str) -> Response:

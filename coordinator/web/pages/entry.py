@@ -8,7 +8,8 @@ from fastapi.responses import Response
 from coordinator.web import sessions
 from coordinator.web.access import COOKIE
 from coordinator.web.pages.forms import Paged, form_of
-from coordinator.web.pages.frame import HOME, back, inside, page
+from coordinator.web.pages.frame import back, inside, page
+from coordinator.web.pages.words import HOME
 from coordinator.web.problems import Failed
 from coordinator.web.visits import Service, Viewing
 

@@ -18,11 +18,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from coordinator.roster import versions
 from coordinator.web.pages import words
+from coordinator.web.pages.words import HOME
 from coordinator.web.problems import Failed
 from coordinator.web.visits import Service, Visit
-
-#: Where the console is.
-HOME = "/console/"
 
 #: Seconds between two looks of an open page.
 REFRESH = 3

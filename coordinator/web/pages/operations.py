@@ -18,6 +18,7 @@ from coordinator.ledger import Lock
 from coordinator.maintenance import populator_of
 from coordinator.overview import QueueState
 from coordinator.populator import Population
+from coordinator.resources import SERIAL_RESOURCE
 from coordinator.web.pages.forms import Paged
 from coordinator.web.pages.frame import show
 from coordinator.web.visits import Viewing, Visit, blocking
@@ -152,6 +153,12 @@ def _parts(line: str) -> tuple[str, str]:
 
 def _locks(locks: Iterable[Lock]) -> list[Held]:
     # Where somebody waits comes first: that is what one looks for.
+    # "Everything" is a lock only where it is limited, paused or waited for.
+    locks = [
+        lock
+        for lock in locks
+        if lock.resource != SERIAL_RESOURCE or lock.waiting or lock.hold or lock.limit
+    ]
     chosen = sorted(locks, key=lambda lock: (-lock.waiting, lock.resource))[:LOCKS]
     return [Held(one, hold_of(one.resource, one.hold) if one.hold else None) for one in chosen]
 

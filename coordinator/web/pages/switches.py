@@ -8,7 +8,8 @@ from fastapi.responses import Response
 from coordinator.errors import InvalidValue
 from coordinator.resources import SERIAL_RESOURCE
 from coordinator.web.pages.forms import Form, Paged, Sent
-from coordinator.web.pages.frame import HOME, Told, back
+from coordinator.web.pages.frame import Told, back
+from coordinator.web.pages.words import HOME
 from coordinator.web.visits import Operating, Ruling, blocking
 
 router = APIRouter(route_class=Paged)

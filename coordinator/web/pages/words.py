@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
+from markupsafe import Markup
+
 from coordinator.durations import shown_duration
+
+#: Where the console is.
+HOME = "/console/"
 
 #: Units of how long ago something is, from the greatest.
 _UNITS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 #: Characters of an id that are shown where its link leads to the whole.
 _ID = 8
+
+#: Ids as Celery makes them.
+_IDS = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 
 
 def ago(at: float | None, now: float) -> str:
@@ -66,6 +75,30 @@ def task_name(task: str) -> str:
     return task.removeprefix("tasks.")
 
 
+def author(who: str | None) -> str:
+    """Return who did something; of a worker its name, not the rest of what tells its process from others."""
+    return (who or "").partition("/")[0]
+
+
+def every(seconds: float) -> str:
+    """Return a round duration in one unit."""
+    return next(
+        f"{seconds / size:g} {unit}" for size, unit in _UNITS if seconds >= size or unit == "s"
+    )
+
+
+def linked(text: str | None) -> Markup:
+    """Return a text whose ids of jobs are links, short ones; everything else in it is escaped."""
+    found, end = Markup(), 0
+    for match in _IDS.finditer(text or ""):
+        job_id = match[0]
+        link = Markup('<a class="id" href="{}" title="{}">{}</a>')
+        before = (text or "")[end : match.start()]
+        found += before + link.format(address(f"{HOME}job", id=job_id), job_id, short(job_id))
+        end = match.end()
+    return found + (text or "")[end:]
+
+
 def plain(value: Any) -> str:
     """Return a value of a log entry as text."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
@@ -79,8 +112,11 @@ def address(path: str, fields: Mapping[str, object] | None = None, **more: objec
 
 
 FILTERS = {
+    "author": author,
+    "every": every,
     "exact": exact,
     "iso": iso,
+    "linked": linked,
     "clock": clock,
     "span": span,
     "number": number,
