@@ -88,6 +88,11 @@ def integration_resource(integration: str) -> str:
     return f"{INTEGRATION}:{integration}"
 
 
+def is_kept(resource: str) -> bool:
+    """Whether an owner keeps a unit of this from its first job to its last; see ``lua/capacity.lua``."""
+    return resource == SERIAL_RESOURCE or kind_of(resource) == MODEL
+
+
 def kind_of(resource: str) -> str:
     return resource.split(":", 1)[0]
 

@@ -165,6 +165,8 @@ class Restorer:
             self.ledger.restore(epoch, page, entered, of)
             workers.update(item.worker for item in page if item.worker and item.state in _RUNNING)
             self._tell(entered, of)
+        for owner, needs in self.store.claims().items():
+            self._build(epoch, "claim", owner, " ".join(needs))
         # Those whose process on this machine is gone will not report: nobody needs to wait for them.
         gone = {worker for worker in workers if is_gone(worker)}
         awaited = sorted(workers - gone)

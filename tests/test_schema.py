@@ -22,6 +22,7 @@ CONTRACT = {
     "jobs": "job_id job_type model required_models status queue_position blocked_by_job_id "
     "conflict_reason queued_at started_at",
     "workflow_executions": "required_models current_step_model blocked_by_job_id",
+    "workflow_standing": "execution_id state current_step current_job_id finished_at",
     "job_queue_state": "active_job_id active_job_type active_models started_at",
     "job_queue_log": "job_id job_type event_type conflict_reason created_at",
 }

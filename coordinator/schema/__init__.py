@@ -16,12 +16,13 @@ from coordinator.errors import InvalidSetting
 from coordinator.schema.accounts import AccountTables, accounts
 from coordinator.schema.conditions import conditions
 from coordinator.schema.jobs import jobs, models
-from coordinator.schema.log import events, workflows
+from coordinator.schema.log import events
 from coordinator.schema.texts import words
 from coordinator.schema.workers import moments, workers
+from coordinator.schema.workflows import executions, steps
 
 #: The newest migration; what ``Store.upgrade`` brings a database to.
-HEAD = "0005"
+HEAD = "0006"
 
 #: Kinds of operator settings.
 SETTING_KINDS = ("limit", "hold", "override", "weight")
@@ -42,7 +43,8 @@ class Schema:
     settings: sa.Table
     epochs: sa.Table
     poison: sa.Table
-    workflows: sa.Table
+    executions: sa.Table
+    steps: sa.Table
     workers: sa.Table
     moments: sa.Table
     conditions: sa.Table
@@ -131,7 +133,8 @@ def schema(prefix: str = "") -> Schema:
             sa.Column("set_aside_at", big, nullable=False),
             sqlite_with_rowid=False,
         ),
-        workflows=workflows(metadata, prefix),
+        executions=executions(metadata, prefix),
+        steps=steps(metadata, prefix),
         workers=workers(metadata, prefix),
         moments=moments(metadata, prefix),
         conditions=conditions(metadata, prefix),

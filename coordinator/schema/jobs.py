@@ -92,6 +92,7 @@ def jobs(metadata: sa.MetaData, prefix: str) -> sa.Table:
         # Its first column is always NULL: a constant to look for, which SQLite takes before any range.
         _partial(f"{name}_retrying", RETRYING, "finished_at", "sequence", "job_id"),
         _partial(f"{name}_by_worker", HELD, "worker"),
+        _partial(f"{name}_by_owner", "owner <> ''", "owner"),
         sa.Index(f"{name}_by_state", "state", "sequence", "job_id"),
         sa.Index(f"{name}_by_state_and_queue", "state", "queue", "sequence", "job_id"),
         sa.Index(f"{name}_by_queue", "queue", "sequence", "job_id"),

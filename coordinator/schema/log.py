@@ -1,11 +1,8 @@
-"""The tables of what happened: the log, and the executions of workflows."""
+"""The table of what happened: the log."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
-
-from coordinator.schema.texts import FINAL_STATES, words
-from coordinator.states import State
 
 
 def events(metadata: sa.MetaData, prefix: str) -> sa.Table:
@@ -40,34 +37,4 @@ def events(metadata: sa.MetaData, prefix: str) -> sa.Table:
         sa.Index(f"{name}_by_job", "job_id", "ordinal"),
         sa.Index(f"{name}_by_type", "event_type", "ordinal"),
         sqlite_with_rowid=False,
-    )
-
-
-def workflows(metadata: sa.MetaData, prefix: str) -> sa.Table:
-    name = f"{prefix}coordinator_workflows"
-    text, big, json = sa.Text, sa.BigInteger, sa.JSON(none_as_null=True)
-    return sa.Table(
-        name,
-        metadata,
-        sa.Column("execution_id", text, primary_key=True),
-        sa.Column("workflow", text, nullable=False),
-        sa.Column("required_models", json, nullable=False),
-        sa.Column("current_step", text),
-        sa.Column("current_step_model", text),
-        sa.Column("state", text, nullable=False),
-        sa.Column("blocked_by_job_id", text),
-        sa.Column("conflict_reason", text),
-        sa.Column("requested_by", text),
-        sa.Column("queued_at", big, nullable=False),
-        sa.Column("started_at", big),
-        sa.Column("finished_at", big),
-        sa.Column("error", text),
-        sa.Column("data", json),
-        # As for jobs: an end in a state that goes on, or none in one that does not, hides the execution.
-        sa.CheckConstraint(
-            f"(finished_at IS NOT NULL) = (state IN ({FINAL_STATES}))", name="end_in_final_state"
-        ),
-        sa.CheckConstraint(f"state IN ({words(*State)})", name="known_state"),
-        sa.Index(f"{name}_by_state", "state", "queued_at"),
-        sa.Index(f"{name}_by_time", "queued_at", "execution_id"),
     )

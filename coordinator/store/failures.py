@@ -76,6 +76,8 @@ class Failures(Retention):
             )
             with self.reading() as connection:
                 return connection.scalar(query) or 0
+        # What those of workflows tell of their executions must outlive them.
+        self.seal_executions()
         total = 0
         for state in FAILED_STATES:
             only = [table.c.state == state.value, table.c.finished_at < before_ms]

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from coordinator.errors import InvalidValue
 from coordinator.states import FINAL
 from coordinator.store.database import now_ms
+from coordinator.store.executions import Executions
 from coordinator.store.log import Log
 from coordinator.store.transitions import first_ordinal
 from coordinator.store.workers import Workers
@@ -27,7 +28,7 @@ class Pruned:
     workers: int
 
 
-class Retention(Workers, Log):
+class Retention(Executions, Workers, Log):
     """The verbs that forget."""
 
     def prune(
@@ -66,6 +67,7 @@ class Retention(Workers, Log):
         log_end, job_end = now - int(log_days * DAY_MS), now - int(finished_days * DAY_MS)
         if dry_run:
             return self._prunable(first_ordinal(log_end), job_end, now, finished_days)
+        self.seal_executions()
         jobs, poison = self.schema.jobs, self.schema.poison
         ended, aside = jobs.c.finished_at, poison.c.set_aside_at
         gone = Pruned(
@@ -77,6 +79,7 @@ class Retention(Workers, Log):
             poison=self._prune(poison.c.event_id, aside, job_end, batch),
             workers=self.forget_workers(finished_days * DAY_SECONDS, now),
         )
+        self.forget_executions(job_end)
         if gone != Pruned(0, 0, 0, 0):
             counts = {"log_days": log_days, "finished_days": finished_days, **asdict(gone)}
             self.note("pruned", by, reason, at_ms=now, data=counts)
