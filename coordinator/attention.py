@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from coordinator.holds import Hold, paused_text, way_out
 from coordinator.overview import QueueState
+from coordinator.populator import Rounds
 
 if TYPE_CHECKING:
     from coordinator.work_queue import WorkQueue
@@ -32,8 +33,18 @@ def look(work_queue: WorkQueue) -> dict[str, Any]:
         "workers": work_queue.get_active_workers(),
         "active": active,
         "blocked": blocked,
-        "attention": attention(queues, holds, stats, len(work_queue.get_stuck_jobs())),
+        "attention": [
+            *_populator(work_queue),
+            *attention(queues, holds, stats, len(work_queue.get_stuck_jobs())),
+        ],
     }
+
+
+def _populator(work_queue: WorkQueue) -> list[str]:
+    if not work_queue.settings.populator:
+        return []
+    found = Rounds(work_queue.store).health()
+    return [] if found["is_healthy"] else [f"the populator does not work: {found['message']}"]
 
 
 def attention(

@@ -20,6 +20,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from coordinator.embedded import OLDEST_REDIS, Embedded, connect, redis_url, server_version
 from coordinator.errors import CoordinatorError
 from coordinator.ledger import Ledger
+from coordinator.processes import Processes
+from coordinator.programs import REDIS
 from coordinator.settings import Settings, load
 
 OK, NOTE, MISSING = "ok", "note", "missing"
@@ -182,6 +184,10 @@ def _redis(app: Any, settings: Settings) -> Iterator[Finding]:
     try:
         url = redis_url(settings)
         if settings.embedded and not Embedded(settings.data_dir).is_running():
+            if _is_supervised(settings.data_dir):
+                remedy = "wait a moment for its start, or: coordinator restart redis"
+                yield Finding("Redis", MISSING, "embedded, does not answer", remedy)
+                return
             server = Embedded(settings.data_dir).server()
             version = ".".join(map(str, server_version(server)))
             found = f"embedded, not started (redis-server {version})"
@@ -214,6 +220,13 @@ def _redis(app: Any, settings: Settings) -> Iterator[Finding]:
     if broker.state == OK:
         yield _ledger(url, settings)
         yield _workers(app)
+
+
+def _is_supervised(data_dir: Path) -> bool:
+    try:
+        return any(process.name == REDIS for process in Processes(data_dir).all())
+    except CoordinatorError:
+        return False
 
 
 def _ledger(url: str, settings: Settings) -> Finding:

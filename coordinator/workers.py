@@ -32,7 +32,8 @@ class WorkerRecord:
     Attributes:
         node: Celery's name for it; ``id`` tells its process from all others.
         state: ``live``, ``draining`` (takes nothing new), ``idle`` (answers, and takes nothing although messages
-            wait), ``left`` (shut down in order) or ``expired`` (its lease ended).
+            wait), ``left`` (shut down in order), ``expired`` (its lease ended) or ``silent`` (known to the store
+            alone).
         last_heartbeat: Unix seconds; ``age`` are the seconds since then.
         queues, slots: what it consumes, and jobs it runs at once.
         jobs: ids of those that it runs now.
@@ -111,11 +112,7 @@ class Workers(Holds):
         found = [_live(one, stored.get(one["id"]), now) for one in self.ledger.workers()]
         live = {one.id for one in found}
         if inactive:
-            found += [
-                _gone(one, now)
-                for one in stored.values()
-                if one.state != "live" and one.worker not in live
-            ]
+            found += [_gone(one, now) for one in stored.values() if one.worker not in live]
         return sorted(found, key=lambda one: (one.node, -one.last_heartbeat, one.id))
 
     def clear_inactive_workers(
@@ -334,7 +331,8 @@ def _gone(stored: StoredWorker, now: int) -> WorkerRecord:
     return WorkerRecord(
         stored.node,
         stored.worker,
-        stored.state,
+        # Its end was noticed and is not recorded yet, or Redis was wiped and it has not reported since.
+        "silent" if stored.state == "live" else stored.state,
         stored.last_heartbeat / 1000,
         max(0.0, (now - stored.last_heartbeat) / 1000),
         stored.queues,

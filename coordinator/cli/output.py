@@ -80,11 +80,11 @@ def json_line(value: Any) -> None:
 
 
 def rows(columns: Sequence[str], lines: Sequence[Sequence[object]]) -> Any:
-    """Return a table; cells are text, not markup."""
+    """Return a table; cells are text, not markup. Columns without names have no header."""
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
+    table = Table(box=None, header_style="bold", pad_edge=False, show_header=any(columns))
     for column in columns:
         table.add_column(column, overflow="fold")
     for line in lines:
