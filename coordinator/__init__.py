@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from coordinator.application import coordinate
+    from coordinator.canvas import locked
     from coordinator.context import (
         RunningJob,
         checkpoint,
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
     from coordinator.maintenance import get_queue_populator
     from coordinator.populator import Wish
     from coordinator.reaper import JobReaper, JobReaperConfig
+    from coordinator.registry import get_all_workflows, register_workflow
     from coordinator.transactions import outbox
     from coordinator.work_queue import WorkQueue, get_job_coordinator, get_work_queue
+    from coordinator.workflows import Step, Workflow
 
 __version__ = "0.1.0"
 
@@ -46,22 +49,28 @@ __all__ = [
     "NotRetryable",
     "Refused",
     "RunningJob",
+    "Step",
     "StoreUnavailable",
     "Wish",
     "WorkQueue",
+    "Workflow",
     "checkpoint",
     "coordinate",
     "current_job",
+    "get_all_workflows",
     "get_job_coordinator",
     "get_job_logger",
     "get_queue_populator",
     "get_work_queue",
+    "locked",
     "outbox",
     "progress",
+    "register_workflow",
 ]
 
 _HOMES = {
     "application": ("coordinate",),
+    "canvas": ("locked",),
     "context": ("RunningJob", "checkpoint", "current_job", "get_job_logger", "progress"),
     "errors": (
         "CoordinatorError",
@@ -77,7 +86,9 @@ _HOMES = {
     "populator": ("Wish",),
     "transactions": ("outbox",),
     "reaper": ("JobReaper", "JobReaperConfig"),
+    "registry": ("get_all_workflows", "register_workflow"),
     "work_queue": ("WorkQueue", "get_job_coordinator", "get_work_queue"),
+    "workflows": ("Step", "Workflow"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

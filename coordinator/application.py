@@ -26,9 +26,12 @@ from coordinator.maintenance import Deliverer, schedule
 from coordinator.maintenance import install as install_maintenance
 from coordinator.message import rewritten
 from coordinator.needs import CARRIED, OPTIONS, describe, said
+from coordinator.registry import Registry
 from coordinator.settings import Settings, load
+from coordinator.steps import planned, step_job
 from coordinator.transport import OPTIONS_HEADER, TOKEN_HEADER, SentinelTransport, Transport
 from coordinator.work_queue import WorkQueue, set_work_queue
+from coordinator.workflows import Plan, Workflow
 
 #: Numbers the transports of the apps of a process.
 _numbers = itertools.count(1)
@@ -40,6 +43,7 @@ class Coordination:
     def __init__(self, app: Celery) -> None:
         self.app = app
         self._queue: tuple[int, WorkQueue] | None = None
+        self.registry = Registry(app)
 
     @cached_property
     def settings(self) -> Settings:
@@ -98,6 +102,20 @@ class Coordination:
     ) -> Job:
         """Return a job with other arguments; see ``message.rewritten``."""
         return rewritten(self.app, job, args, kwargs)
+
+    def workflows(self) -> dict[str, Workflow]:
+        """Return the workflows of the app by name, those of Python and those of files."""
+        return self.registry.all()
+
+    def planned(
+        self, workflow: Workflow, inputs: Mapping[str, Any], execution_id: str, trusted: bool
+    ) -> Plan:
+        """Return the plan of an execution; see ``steps.planned``."""
+        return planned(self.app, workflow, inputs, execution_id, trusted)
+
+    def step_job(self, plan: Plan) -> Job:
+        """Return the job of a plan's step; see ``steps.step_job``."""
+        return step_job(self.app, plan)
 
     def control(
         self, command: str, nodes: Sequence[str], arguments: Mapping[str, Any], seconds: float

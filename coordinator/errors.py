@@ -40,6 +40,23 @@ class UnknownJob(CoordinatorError, KeyError):
         return str(self.args[0]) if self.args else "unknown job"
 
 
+class UnknownExecution(UnknownJob):
+    """No execution of this id is known."""
+
+
+class UnknownWorkflow(UnknownJob):
+    """No workflow of this name is defined."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        there = (
+            ", ".join(names) or "none: define some in Python or name files in coordinator_workflows"
+        )
+        super().__init__(f"no workflow {name!r} is defined{hint} There are: {there}")
+
+
 class LedgerClosed(CoordinatorError):
     """The ledger is being restored after Redis was wiped, restarted or failed over."""
 

@@ -17,6 +17,7 @@ from coordinator.settings import Settings
 
 if TYPE_CHECKING:
     from coordinator.store import Store
+    from coordinator.workflows import Plan, Workflow
 
 
 def open_store(settings: Settings) -> Store:
@@ -48,6 +49,17 @@ class Application(Protocol):
         self, job: Job, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None
     ) -> Job:
         """Return a job with other arguments; see ``message.rewritten``."""
+
+    def workflows(self) -> Mapping[str, Workflow]:
+        """Return the workflows of the app by name."""
+
+    def planned(
+        self, workflow: Workflow, inputs: Mapping[str, Any], execution_id: str, trusted: bool
+    ) -> Plan:
+        """Return the plan of an execution, all its steps checked; see ``steps.planned``."""
+
+    def step_job(self, plan: Plan) -> Job:
+        """Return the job of a plan's step; see ``steps.step_job``."""
 
     def control(
         self, command: str, nodes: Sequence[str], arguments: Mapping[str, Any], seconds: float

@@ -87,6 +87,7 @@ class Settings:
         allowed_callables, allowed_commands: what HTTP and batch files may name.
         app: the Celery app of the command line, as ``celery -A`` takes it.
         populator: ``module:callable`` that returns the wishes of the populator.
+        workflows: JSON and TOML files that define workflows, or folders of them.
         summary: ``module:callable`` that tells ``coordinator up`` how far the models have come.
         flower_url: where Flower is, for the console's link.
         panic: when circuit breakers open and close by themselves.
@@ -126,6 +127,7 @@ class Settings:
     app: str | None = None
     summary: str | None = None
     populator: str | None = None
+    workflows: tuple[str, ...] = ()
     flower_url: str | None = None
     panic: PanicSettings = field(default_factory=PanicSettings)
     health: HealthSettings = field(default_factory=HealthSettings)
@@ -306,6 +308,7 @@ _PARSERS: dict[str, Callable[[object], Any]] = {
     "app": _text,
     "summary": _text,
     "populator": _text,
+    "workflows": _names,
     "flower_url": _web_url,
 }
 

@@ -23,6 +23,7 @@ from coordinator.errors import (
     LedgerUnavailable,
     StoreUnavailable,
 )
+from coordinator.executions import Executions
 from coordinator.jobs import Job, Result
 from coordinator.ledger import Admission, Finish
 from coordinator.operators import Operators
@@ -56,7 +57,7 @@ def row_of(job: Job) -> str:
     return json.dumps({name: getattr(job, name) for name in _FIELDS})
 
 
-class WorkQueue(Operators, Alerts, Repairs):
+class WorkQueue(Operators, Alerts, Executions, Repairs):
     """Jobs and queues of one installation: every verb once.
 
     Args:
@@ -181,6 +182,36 @@ class WorkQueue(Operators, Alerts, Repairs):
         for job, admission in zip(jobs, admissions, strict=True):
             self._log_admission(job, admission)
         return admissions
+
+    def accept(
+        self, job: Job, store: Callable[[], bool], withdraw: Callable[[], None]
+    ) -> Admission:
+        """Accept a job that is stored together with something else.
+
+        Args:
+            job: the job.
+            store: stores it; returns whether it was not known before.
+            withdraw: takes it back out of the store.
+
+        Raises:
+            InvalidValue: a need that could never be met; nothing was written.
+            StoreUnavailable, LedgerFull: nothing was accepted.
+        """
+        self._check_possible(job)
+        self._check_queue(job.queue)
+        if not store():
+            return Admission(job.job_id, "waiting", known=True)
+        try:
+            (admission,) = self._enter([job], ())
+        except LedgerFull:
+            withdraw()
+            raise
+        except (LedgerUnavailable, LedgerClosed) as error:
+            # The row is committed, so the job is accepted: the reaper enters it.
+            logger.warning("[COORDINATOR] job %s accepted, entered later: %s", job.job_id, error)
+            return Admission(job.job_id, "waiting", code="restoring")
+        self._log_admission(job, admission)
+        return admission
 
     def _withdrawn(self, job_ids: set[str]) -> bool:
         """Take back rows that the ledger has no room for; False when they stay, and are accepted so."""

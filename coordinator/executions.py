@@ -1,0 +1,361 @@
+"""Executions of workflows: begun, looked at, ended."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from coordinator.author import default_author
+from coordinator.errors import InvalidValue, Refused, UnknownExecution, UnknownWorkflow
+from coordinator.interventions import Interventions
+from coordinator.jobs import Job
+from coordinator.ledger import Admission
+from coordinator.listings import Listings, checked_limit, parse_cursor, seconds
+from coordinator.states import FINAL, State, status
+from coordinator.workflows.definitions import MOST_STEPS, Workflow, check_id
+from coordinator.workflows.plans import Plan, job_id_of
+
+#: A next step that is not there for so long, in milliseconds, will not come: its execution has failed.
+STRANDED_MS = 600_000
+
+_STATES = {
+    "PENDING": (State.WAITING, State.DELAYED, State.DISPATCHED),
+    "PROCESSING": (*(state for state in State if state not in FINAL),),
+    **{state.value.upper(): (state,) for state in FINAL},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """A step of an execution. Times are Unix seconds.
+
+    Attributes:
+        position, step, task, queue, models: as defined.
+        job_id: the id of its job, from when it begins to wait.
+        status: that of its job; None while there is none.
+        attempts, worker, started_at, finished_at, result, error: of its job.
+    """
+
+    position: int
+    step: str
+    task: str
+    queue: str
+    models: tuple[str, ...]
+    job_id: str
+    status: str | None
+    attempts: int
+    worker: str | None
+    started_at: float | None
+    finished_at: float | None
+    result: str | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """An execution of a workflow. Times are Unix seconds.
+
+    Attributes:
+        execution_id: its id, in whose name its jobs hold their models.
+        workflow: the name of the workflow.
+        status: PENDING until its first step runs, then PROCESSING until its end.
+        state: that of its present step's job.
+        required_models: of all its steps.
+        hold: ``workflow`` or ``step``.
+        current_step, current_position, steps: the present step, its number from 1, and how many there are.
+        current_step_model, current_job_id: what the present step works on, and its job.
+        blocked_by_job_id, conflict_reason, queue_position: what stops the present step, if it waits.
+        inputs, requested_by, reason: what was asked for, by whom and why.
+        queued_at, started_at, finished_at: moments, None if not (yet).
+        error: why it has failed.
+        cursor: where a listing goes on after it.
+        details: the steps, where one execution was asked for.
+    """
+
+    execution_id: str
+    workflow: str
+    status: str
+    state: str
+    required_models: tuple[str, ...]
+    hold: str
+    current_step: str
+    current_position: int
+    steps: int
+    current_step_model: str | None
+    current_job_id: str
+    blocked_by_job_id: str | None
+    conflict_reason: str | None
+    queue_position: int | None
+    inputs: dict[str, Any]
+    requested_by: str
+    reason: str
+    queued_at: float
+    started_at: float | None
+    finished_at: float | None
+    error: str | None
+    cursor: str
+    details: tuple[StepRecord, ...] = field(default=())
+
+
+class Executions(Interventions, Listings):
+    """The work queue's verbs of workflows."""
+
+    def accept(
+        self, job: Job, store: Callable[[], bool], withdraw: Callable[[], None]
+    ) -> Admission:
+        """Accept a job that is stored together with something else; see ``work_queue``."""
+        raise NotImplementedError
+
+    def get_workflows(self) -> list[Workflow]:
+        """Return the workflows of the app by name, those of Python and those of files.
+
+        Raises:
+            InvalidValue: something in a definition is not allowed.
+        """
+        return [workflow for _, workflow in sorted(self._workflows().items())]
+
+    def get_workflow(self, name: str) -> Workflow:
+        """Return a workflow.
+
+        Raises:
+            UnknownWorkflow: there is none of this name.
+            InvalidValue: something in a definition is not allowed.
+        """
+        known = self._workflows()
+        if name not in known:
+            raise UnknownWorkflow(name, known)
+        return known[name]
+
+    def plan_workflow(
+        self,
+        name: str,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        execution_id: str | None = None,
+        trusted: bool = True,
+    ) -> Plan:
+        """Check an execution and all its steps, and return what it would do; nothing is sent.
+
+        Args:
+            name, inputs, execution_id, trusted: as for ``execute_workflow``.
+
+        Raises:
+            UnknownWorkflow, InvalidValue: as ``execute_workflow``.
+        """
+        workflow = self.get_workflow(name)
+        own = owned_id(execution_id or str(uuid.uuid4()))
+        if self.application is None:
+            raise Refused("workflows belong to a Celery app: coordinate(app) has none here")
+        return self.application.planned(workflow, inputs or {}, own, trusted)
+
+    def execute_workflow(
+        self,
+        name: str,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        reason: str = "",
+        by: str | None = None,
+        execution_id: str | None = None,
+        trusted: bool = True,
+    ) -> Execution:
+        """Begin an execution of a workflow: its first step starts at once or waits.
+
+        Args:
+            name: the workflow.
+            inputs: what it is given.
+            reason, by: kept with it and in the log.
+            execution_id: sent twice with one id it is one execution. By default a new one.
+            trusted: whether its steps may run any command and callable; else those that the settings allow.
+
+        Raises:
+            UnknownWorkflow: no such workflow.
+            InvalidValue: a wrong input, or a step that could not run; nothing was written.
+            StoreUnavailable: the database is down; nothing was accepted.
+            LedgerFull: Redis is nearly full; nothing was accepted.
+        """
+        plan = self.plan_workflow(name, inputs, execution_id=execution_id, trusted=trusted)
+        author = by or default_author()
+        job = self._job(plan)
+        row = {
+            "execution_id": plan.execution_id,
+            "workflow": name,
+            "required_models": list(plan.all_models),
+            "hold": plan.hold,
+            "steps": len(plan.steps),
+            "inputs": plan.inputs,
+            "requested_by": author,
+            "reason": reason or None,
+            "queued_at": job.submitted_ms,
+        }
+        steps = [
+            {
+                "position": number,
+                "step": step.name,
+                "task": step.task,
+                "queue": step.queue,
+                "model": step.models[0] if step.models else None,
+                "models": list(step.models),
+                "job_id": job_id_of(plan.execution_id, step.name),
+            }
+            for number, step in enumerate(plan.steps, 1)
+        ]
+        store = self.store
+        admission = self.accept(
+            job,
+            lambda: store.insert_execution(row, steps, job),
+            lambda: store.withdraw_execution(plan.execution_id, job.job_id),
+        )
+        if not admission.known:
+            data = {"workflow": name, "inputs": row["inputs"]}
+            store.note("executed", author, reason, job_id=plan.execution_id, data=data)
+        return self.get_execution(plan.execution_id)
+
+    def get_execution(self, execution_id: str) -> Execution:
+        """Return an execution with its steps.
+
+        Raises:
+            UnknownExecution: no such execution, or it ended so long ago that it was pruned.
+        """
+        self.catch_up(1.0)
+        row = self.store.execution(execution_id)
+        if row is None:
+            raise UnknownExecution(
+                f"no execution {execution_id!r} is known: it never was, or ended and was pruned"
+            )
+        return execution_of(row, self.store.execution_steps(execution_id))
+
+    def get_executions(
+        self,
+        *,
+        workflow: str | None = None,
+        status: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> list[Execution]:
+        """Return executions, the newest first.
+
+        Args:
+            workflow: only of this one.
+            status: PENDING, PROCESSING, COMPLETED, FAILED, UNPROCESSABLE or CANCELED, in any case.
+            limit: at most so many, from 1 to 10,000.
+            cursor: that of the last execution of the previous page.
+
+        Raises:
+            InvalidValue: an unknown status, a wrong limit or cursor.
+        """
+        word = None if status is None else status.upper()
+        if word is not None and word not in _STATES:
+            raise InvalidValue("status", status, "one of " + ", ".join(_STATES), _STATES)
+        self.catch_up(1.0)
+        rows = self.store.executions(
+            workflow=workflow,
+            states=[state.value for state in _STATES[word]] if word else (),
+            limit=checked_limit(limit),
+            cursor=parse_cursor(cursor),
+        )
+        found = [execution_of(row) for row in rows]
+        return [one for one in found if word is None or one.status == word]
+
+    def cancel_execution(self, execution_id: str, reason: str = "", by: str | None = None) -> str:
+        """End an execution: its present step is canceled, and no other one starts.
+
+        Args:
+            execution_id: the execution.
+            reason, by: kept in the log.
+
+        Returns:
+            ``canceled``, or ``stopping`` while a running step is being ended.
+
+        Raises:
+            UnknownExecution: no such execution.
+            Refused: it has ended.
+            LedgerUnavailable, LedgerClosed: not now.
+        """
+        author, why = by or default_author(), reason or "canceled"
+        self.get_execution(execution_id)
+        answer = ""
+        for _ in range(MOST_STEPS + 1):
+            jobs = self.ledger.members(execution_id)
+            answers = {self.ledger.cancel(job_id, why, author)["answer"] for job_id in jobs}
+            if "stopping" in answers:
+                return "stopping"
+            if "done" in answers:
+                answer = "canceled"
+            # A step that ended meanwhile has brought the next one.
+            if not answers - {"done"}:
+                break
+        if not answer:
+            found = self.get_execution(execution_id)
+            if found.status == "COMPLETED" or found.status == "CANCELED":
+                raise Refused(f"execution {execution_id} has ended: it is {found.status}")
+            answer = self.cancel_job(found.current_job_id, reason, by)
+        return answer
+
+    def end_stranded_executions(self) -> list[str]:
+        """Fail executions whose next step was lost between Redis and the database; return their ids."""
+        now = self.ledger.clock()
+        ended = []
+        for execution_id, job_id in self.store.stranded_executions(now - STRANDED_MS):
+            if self.ledger.unknown([job_id]) and not self.ledger.members(execution_id):
+                self.store.end_execution(execution_id, f"its next step {job_id} was lost", now)
+                ended.append(execution_id)
+        return ended
+
+    def _workflows(self) -> Mapping[str, Workflow]:
+        return {} if self.application is None else self.application.workflows()
+
+    def _job(self, plan: Plan) -> Job:
+        if self.application is None:
+            raise Refused("workflows belong to a Celery app: coordinate(app) has none here")
+        return self.application.step_job(plan)
+
+
+def owned_id(execution_id: str) -> str:
+    """Return the id of an execution; by its first part conflicts tell that it is a workflow."""
+    own = execution_id if execution_id.startswith("workflow-") else f"workflow-{execution_id}"
+    return check_id("execution_id", own)
+
+
+def execution_of(row: Mapping[str, Any], steps: list[dict[str, Any]] | None = None) -> Execution:
+    """Return a row of the store as people see it."""
+    word, _ = status(State(row["state"]), row["retries"] or 0)
+    if word == "PENDING" and row["started_at"] is not None:
+        # Between two steps.
+        word = "PROCESSING"
+    own = {
+        name: row[name]
+        for name in (
+            *("execution_id", "workflow", "state", "hold", "steps", "current_step"),
+            *("current_position", "current_step_model", "current_job_id", "requested_by"),
+            *("blocked_by_job_id", "conflict_reason", "queue_position", "error"),
+        )
+    }
+    return Execution(
+        **own,
+        status=word,
+        required_models=tuple(row["required_models"]),
+        inputs=dict(row["inputs"]),
+        reason=row["reason"] or "",
+        queued_at=row["queued_at"] / 1000,
+        started_at=seconds(row["started_at"]),
+        finished_at=seconds(row["finished_at"]),
+        cursor=f"{row['queued_at']}.{row['execution_id']}",
+        details=tuple(map(_step_of, steps or ())),
+    )
+
+
+def _step_of(row: Mapping[str, Any]) -> StepRecord:
+    known = row["state"] is not None
+    word = status(State(row["state"]), row["retries"])[0] if known else None
+    return StepRecord(
+        **{name: row[name] for name in ("position", "step", "task", "queue", "job_id", "worker")},
+        models=tuple(row["models"]),
+        status=word,
+        attempts=row["attempts"] or 0,
+        started_at=seconds(row["started_at"]),
+        finished_at=seconds(row["finished_at"]),
+        result=row["result"],
+        error=row["error"],
+    )
