@@ -290,9 +290,10 @@ def coordinate(app: Celery) -> Celery:
 
     app.task_cls = type("Task", (TaskOptions, symbol_by_name(app.task_cls)), {"abstract": True})
     app._tasks = TaskRegistry(app._tasks)
-    from coordinator import remote_control, worker
+    from coordinator import flower_events, remote_control, worker
 
     worker.install(app)
+    flower_events.install(app)
     remote_control.install()
     install_maintenance(app)
     load_config = app._load_config

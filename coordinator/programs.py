@@ -6,7 +6,6 @@ import hashlib
 import importlib.util
 import os
 import re
-import secrets
 import shlex
 import socket
 import sys
@@ -17,7 +16,7 @@ from pathlib import Path
 from coordinator import launch
 from coordinator.embedded import Embedded
 from coordinator.errors import CoordinatorError
-from coordinator.private_file import PrivateFile
+from coordinator.flower import kept_login
 from coordinator.settings import Settings
 
 #: Seconds a worker has to finish what it runs when it is told to stop. What is not done by then is
@@ -32,7 +31,6 @@ REDIS, WORKERS, BEAT, FLOWER, WEB = "redis", "worker-", "beat", "flower", "web"
 FIRST_GROUP, SERVICES_GROUP = "store", "services"
 
 WEB_PORT, FLOWER_PORT = 8770, 5555
-FLOWER_USER = "operator"
 
 
 @dataclass(frozen=True)
@@ -88,15 +86,11 @@ def flower_login(data_dir: Path) -> FlowerLogin:
     Raises:
         CoordinatorError: the password cannot be read or kept.
     """
-    if os.environ.get("FLOWER_BASIC_AUTH"):
-        return FlowerLogin(_flower_port(), None, "login from FLOWER_BASIC_AUTH")
-    file = PrivateFile(data_dir / "flower.json")
-    kept = file.create_once(lambda: {"user": FLOWER_USER, "password": secrets.token_urlsafe(18)})
-    try:
-        user, credentials = kept["user"], f"{kept['user']}:{kept['password']}"
-    except KeyError:
-        raise CoordinatorError(f"{file.path} names no user and password: remove it") from None
-    return FlowerLogin(_flower_port(), credentials, f"user {user}, password in {file.path}")
+    for name in ("FLOWER_BASIC_AUTH", "FLOWER_BASIC_AUTH_FILE"):
+        if os.environ.get(name):
+            return FlowerLogin(_flower_port(), None, f"login from {name}")
+    user, password, file = kept_login(data_dir)
+    return FlowerLogin(_flower_port(), f"{user}:{password}", f"user {user}, password in {file}")
 
 
 def has_web() -> bool:
@@ -156,6 +150,8 @@ def plan(
     if flower:
         # By environment: everybody on the machine can read command lines.
         login = {"FLOWER_BASIC_AUTH": flower.credentials} if flower.credentials else {}
+        if web and settings.console_url is None:
+            login["COORDINATOR_CONSOLE_URL"] = f"http://127.0.0.1:{web}"
         address = ("--address=127.0.0.1", f"--port={flower.port}")
         programs.append(Program(FLOWER, (*celery, "flower", *address), environment=login))
     if web:

@@ -14,6 +14,7 @@ from typing import Any
 
 from coordinator.errors import InvalidSetting
 from coordinator.resources import check_name
+from coordinator.secret import with_files
 from coordinator.thresholds import GROUPS, AlertSettings, HealthSettings, PanicSettings, parsed
 
 PREFIX = "coordinator_"
@@ -90,6 +91,8 @@ class Settings:
         workflows: JSON and TOML files that define workflows, or folders of them.
         summary: ``module:callable`` that tells ``coordinator up`` how far the models have come.
         flower_url: where Flower is, for the console's link.
+        console_url: where the console is, for Flower's links.
+        flower_events: whether Flower is told which jobs wait, and for what.
         panic: when circuit breakers open and close by themselves.
         health: from where on a queue is degraded, and unhealthy.
         alerts: when alerts are raised, and where they go.
@@ -129,6 +132,8 @@ class Settings:
     populator: str | None = None
     workflows: tuple[str, ...] = ()
     flower_url: str | None = None
+    console_url: str | None = None
+    flower_events: bool = True
     panic: PanicSettings = field(default_factory=PanicSettings)
     health: HealthSettings = field(default_factory=HealthSettings)
     alerts: AlertSettings = field(default_factory=AlertSettings)
@@ -310,6 +315,8 @@ _PARSERS: dict[str, Callable[[object], Any]] = {
     "populator": _text,
     "workflows": _names,
     "flower_url": _web_url,
+    "console_url": _web_url,
+    "flower_events": _flag,
 }
 
 
@@ -364,7 +371,9 @@ def load(
             given[key.removeprefix(PREFIX)] = (key, value)
     timeouts: dict[str, float] = {}
     known = {item.name for item in fields(Settings)}
-    for key, value in environ.items():
+    for key, value in with_files(
+        environ, [f"COORDINATOR_{name.upper()}" for name in known]
+    ).items():
         if not key.startswith("COORDINATOR_") or value == "":
             continue
         name = key.removeprefix("COORDINATOR_").lower()

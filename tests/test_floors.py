@@ -26,6 +26,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "selection",
         "durations",
         "author",
+        "secret",
     ),
     "records": (
         "family",
@@ -87,6 +88,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "request",
         "worker_view",
         "worker",
+        "flower_events",
         "guard",
         "maintenance",
         "application",
@@ -105,6 +107,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "api",
         "web",
         "metrics",
+        "flower",
+        "testing",
     ),
 }
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from coordinator.errors import InvalidValue
 from coordinator.schema.texts import HELD, RETRYING
 from coordinator.states import FINAL, State, status
-from coordinator.store.database import Database, Row, now_ms
+from coordinator.store.database import Database, Row, chunks, now_ms
 
 #: State, and whether jobs between two retries count; no state: all jobs between two retries.
 _Leg: TypeAlias = tuple[str | None, bool]
@@ -43,6 +43,17 @@ class Queries(Database):
                 .first()
             )
         return None if row is None else _job(row)
+
+    def standing(self, job_ids: Sequence[str]) -> dict[str, Row]:
+        """Return ``state``, ``started_at`` and ``error`` of jobs by id; unknown ids are left out."""
+        table = self.schema.jobs.c
+        found: dict[str, Row] = {}
+        for some in chunks(job_ids):
+            query = sa.select(table.job_id, table.state, table.started_at, table.error)
+            found |= {
+                row["job_id"]: row for row in self.rows(query.where(self.among(table.job_id, some)))
+            }
+        return found
 
     def jobs(
         self,
