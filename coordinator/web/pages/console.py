@@ -29,6 +29,9 @@ from coordinator.web.visits import Service
 
 logger = logging.getLogger("coordinator")
 
+#: What has pages, or forms.
+MODULES = (operations, jobs, actions, bulk, switches, trends, models, audit, entry)
+
 #: A file's address changes with its content, so it is asked for once.
 _FOR_EVER = {"Cache-Control": "public, max-age=31536000, immutable"}
 
@@ -46,7 +49,7 @@ def create(service: Service) -> FastAPI:
         middleware=[Middleware(Headers, pairs=PAGES)],
     )
     app.state.service = service
-    for module in (operations, jobs, actions, bulk, switches, trends, models, audit, entry):
+    for module in MODULES:
         app.include_router(module.router)
     app.include_router(entry.public)
     app.get("/static/{name}")(static)
