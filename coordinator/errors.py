@@ -17,10 +17,11 @@ class InvalidValue(CoordinatorError, ValueError):
         self, field: str, value: object, allowed: str, choices: Iterable[str] = ()
     ) -> None:
         self.field, self.value, self.allowed = field, value, allowed
+        self.choices = tuple(choices)
         shown = repr(value)
         if len(shown) > 80:
             shown = f"{shown[:77]}... ({len(shown)} characters)"
-        near = difflib.get_close_matches(str(value), list(choices), n=1)
+        near = difflib.get_close_matches(str(value), self.choices, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         super().__init__(f"{field}: {shown} is not allowed: {allowed}{hint}")
 
@@ -50,7 +51,7 @@ class UnknownWorkflow(UnknownJob):
     def __init__(self, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
         near = difflib.get_close_matches(name, names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = f"; did you mean {near[0]!r}?" if near else "."
         there = (
             ", ".join(names) or "none: define some in Python or name files in coordinator_workflows"
         )

@@ -58,7 +58,7 @@ def planned(
             steps.append(_planned(app, step, names, options, trusted))
         except InvalidValue as error:
             where = f"{workflow.name} steps[{number}] ({step.name}).{error.field}"
-            raise InvalidValue(where, error.value, error.allowed) from None
+            raise InvalidValue(where, error.value, error.allowed, error.choices) from None
     hold = workflow.hold_timeout
     return Plan(
         execution_id,

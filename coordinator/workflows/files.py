@@ -46,7 +46,8 @@ def _read(path: Path) -> Workflow:
     try:
         return workflow_of(_parsed(path))
     except InvalidValue as error:
-        raise InvalidValue(f"{path}, {error.field}", error.value, error.allowed) from None
+        where = f"{path}, {error.field}"
+        raise InvalidValue(where, error.value, error.allowed, error.choices) from None
 
 
 def _parsed(path: Path) -> Any:
