@@ -5,6 +5,7 @@ from __future__ import annotations
 from benchmarks.workload import Workload
 from benchmarks.workloads import (
     backlog,
+    console,
     contended,
     fairness,
     footprint,
@@ -31,5 +32,6 @@ WORKLOADS: dict[str, Workload] = {
         ledger,
         footprint,
         scrape,
+        console,
     )
 }
