@@ -13,15 +13,12 @@ import signal
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 #: The worker's id: in the environment of everything that it and its jobs start.
 WORKER_MARK = "COORDINATOR_WORKER_ID"
 
 #: The job process, as "<worker's id>/<pid>": in the environment of everything that its jobs start.
 PROCESS_MARK = "COORDINATOR_JOB_PROCESS"
-
-_PROC = Path("/proc")
 
 #: Seconds after which killing gives up: a process in an uninterruptible system call.
 GIVE_UP = 2.0
@@ -38,15 +35,34 @@ class Member:
     name: str = field(default="", compare=False)
 
 
+def _pids() -> list[int]:
+    with os.scandir("/proc") as entries:
+        return [int(entry.name) for entry in entries if entry.name.isdigit()]
+
+
+def _content(path: str) -> bytes:
+    # The guard and each worker look several times a second: a file object costs more than the file.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        # The kernel may give long ones a page at a time.
+        found = piece = os.read(descriptor, 65536)
+        while len(piece) >= 2048:
+            piece = os.read(descriptor, 65536)
+            found += piece
+    finally:
+        os.close(descriptor)
+    return found
+
+
 def member(pid: int) -> Member | None:
     """Return a process, or None if it is dead or waits to be reaped."""
     try:
         # A name may hold anything, also what is no text.
-        start, _, rest = (_PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")
-        fields = rest.split()
-        if fields[0] in "ZX":
+        start, _, rest = _content(f"/proc/{pid}/stat").rpartition(b")")
+        fields = rest.split(None, 20)
+        if fields[0] in b"ZX":
             return None
-        name = start.partition("(")[2]
+        name = start.partition(b"(")[2].decode(errors="replace")
         return Member(pid, int(fields[19]), int(fields[1]), int(fields[2]), name)
     except (OSError, IndexError, ValueError):
         return None
@@ -59,16 +75,16 @@ def remains(pid: int) -> Member:
 
 def everybody() -> list[Member]:
     """Return all living processes."""
-    pids = (int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit())
-    return [found for pid in pids if (found := member(pid))]
+    return [found for pid in _pids() if (found := member(pid))]
 
 
 def children(pid: int) -> list[Member]:
     """Return the children of a process, cheaply where the kernel keeps a list of them."""
     pids: list[int] = []
     try:
-        for task in (_PROC / str(pid) / "task").iterdir():
-            pids += map(int, (task / "children").read_text().split())
+        with os.scandir(f"/proc/{pid}/task") as tasks:
+            for task in tasks:
+                pids += map(int, _content(f"{task.path}/children").split())
     except FileNotFoundError:
         if member(pid) is None:
             return []
@@ -90,11 +106,10 @@ def offspring(pid: int) -> list[Member]:
 def marked(marker: str) -> set[int]:
     """Return the processes that were started with ``marker`` (``NAME=value``) in their environment."""
     wanted, found = marker.encode(), set()
-    for entry in _PROC.iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                if wanted in (entry / "environ").read_bytes().split(b"\0"):
-                    found.add(int(entry.name))
+    for pid in _pids():
+        with contextlib.suppress(OSError):
+            if wanted in _content(f"/proc/{pid}/environ").split(b"\0"):
+                found.add(pid)
     return found
 
 

@@ -28,10 +28,13 @@ NAME = "recorder"
 #: How long the term of an elected recorder lasts; when it dies, another takes over after it.
 TERM_MS = 5000
 
+#: Seconds between two elections; far shorter than the term.
+ELECT = 1.0
+
 #: Events in one transaction at most; the store may want fewer, so that producers wait for milliseconds only.
 BATCH = 500
 
-#: Batches between two elections; together far shorter than the term.
+#: Batches in one tick; together far shorter than the term.
 BATCHES = 8
 
 #: Seconds after the end of the stream was reached (growing while it stays empty), between two looks at
@@ -123,7 +126,7 @@ class Recorder:
         self.memory_watermark = memory_watermark
         self.roster = Roster(ledger, store)
         self.elected = False
-        self._looked_at = 0.0
+        self._elected_at = self._looked_at = 0.0
         #: Ticks in a row that did not come to the end of the stream.
         self._behind = 0
 
@@ -135,7 +138,9 @@ class Recorder:
         Raises:
             StoreUnavailable, LedgerUnavailable, LedgerClosed: the events stay where they are.
         """
-        self.elected = self.ledger.elect(NAME, self.holder, TERM_MS)
+        if not self.elected or time.monotonic() - self._elected_at >= ELECT:
+            self._elected_at = time.monotonic()
+            self.elected = self.ledger.elect(NAME, self.holder, TERM_MS)
         if not self.elected:
             self._behind = 0
             return 0

@@ -157,9 +157,10 @@ class Epochs(Scripts):
 
     def read_events(self, count: int) -> list[Event]:
         """Return the oldest events that were not settled."""
-        epoch = int(self.redis.hget(f"{self.prefix}meta", "epoch") or 0)
         name = f"{self.prefix}events"
-        entries = self.redis.xrange(name, count=count)
+        reads = self.redis.pipeline(transaction=False)
+        reads.hget(f"{self.prefix}meta", "epoch").xrange(name, count=count)
+        epoch, entries = reads.execute()
         # The end of a workflow's step and the next step go to the store together: with the one alone, a Redis that is
         # wiped now would leave an execution that nobody continues.
         while entries and '"next":' in entries[-1][1].get("data", ""):
@@ -167,7 +168,7 @@ class Epochs(Scripts):
             if not more:
                 break
             entries += more
-        return [_event(epoch, entry_id, fields) for entry_id, fields in entries]
+        return [_event(int(epoch or 0), entry_id, fields) for entry_id, fields in entries]
 
     def settle(self, events: Sequence[Event]) -> None:
         """Forget events the store has committed, and the tombstones of the jobs they ended."""
