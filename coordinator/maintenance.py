@@ -100,6 +100,7 @@ def install(app: Celery) -> None:
     @task(name="coordinator.prune")
     def prune() -> dict[str, int]:
         queue = app.coordination.work_queue
+        _tried("workflows", queue.end_stranded_executions, [])
         return _tried("retention", lambda: asdict(queue.prune(by="beat", reason="retention")), {})
 
 

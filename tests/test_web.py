@@ -26,12 +26,13 @@ POST /jobs | GET /jobs | GET /jobs/{job_id} | GET /jobs/{job_id}/why | GET /jobs
 POST /jobs/{job_id}/cancel | POST /jobs/{job_id}/resubmit | POST /jobs/{job_id}/release
 GET /queue/status | GET /work_queue_status | GET /work_assignment_status | GET /status | GET /health
 POST /queues/{queue}/pause | POST /queues/{queue}/resume | POST /queues/{queue}/drain | POST /queues/{queue}/retry
+POST /workflows/{name}/execute | GET /workflows | GET /workflows/executions/{execution_id}
 GET /orgs | PUT /orgs/{org}/limit | DELETE /orgs/{org}/limit
 GET /panic/{scope} | PUT /panic/{scope} | DELETE /panic/{scope} | GET /workers | GET /locks | GET /audit
 """
 
-#: Beside these: the server lives, who calls, live updates, all breakers.
-MORE = "GET /live | POST /session | GET /session | DELETE /session | GET /events | GET /panic"
+#: Beside these: the server lives, who calls, live updates, all breakers, a listing, the end of an execution.
+MORE = "GET /workflows/executions | POST /workflows/executions/{execution_id}/cancel | GET /live | POST /session | GET /session | DELETE /session | GET /events | GET /panic"
 
 
 def routes(text: str) -> set[str]:

@@ -33,6 +33,7 @@ from coordinator.cli import (
     verify,
     web,
     workers,
+    workflows,
 )
 from coordinator.cli.installation import Installation
 from coordinator.cli.output import ErrorsShown
@@ -79,6 +80,7 @@ for command in (
     *rates.commands,
     metrics.command,
     audit.command,
+    workflows.command,
     db.command,
     web.command,
 ):

@@ -13,7 +13,18 @@ from fastapi.responses import JSONResponse
 from starlette.middleware import Middleware
 
 from coordinator.roster import versions
-from coordinator.web import events, jobs, metrics, orgs, panic, problems, queues, sessions, status
+from coordinator.web import (
+    events,
+    jobs,
+    metrics,
+    orgs,
+    panic,
+    problems,
+    queues,
+    sessions,
+    status,
+    workflows,
+)
 from coordinator.web.access import COOKIE, Access
 from coordinator.web.bounds import BODY_BYTES, Bodies
 from coordinator.web.feed import Feed
@@ -79,7 +90,7 @@ def create(
     )
     app.state.service = Service(queue, celery, threads, Access(lambda: queue.store), feed)
     problems.install(app)
-    for module in (jobs, queues, status, metrics, orgs, panic, sessions, events):
+    for module in (jobs, queues, workflows, status, metrics, orgs, panic, sessions, events):
         app.include_router(module.router)
     for public in (status.public, sessions.public):
         app.include_router(public)
