@@ -23,6 +23,7 @@ from coordinator.web.pages import (
     switches,
     trends,
 )
+from coordinator.web.pages.recent import Recent
 from coordinator.web.pages.words import HOME
 from coordinator.web.problems import Failed, failure_of
 from coordinator.web.visits import Service
@@ -49,6 +50,7 @@ def create(service: Service) -> FastAPI:
         middleware=[Middleware(Headers, pairs=PAGES)],
     )
     app.state.service = service
+    app.state.recent = Recent()
     for module in MODULES:
         app.include_router(module.router)
     app.include_router(entry.public)

@@ -99,7 +99,10 @@ class Paged(APIRoute):
             card = replace(card, csrf=form.text(CSRF) or "")
             request.state.form = form
             request.state.caller = await service.threads.run(lambda: service.access.identify(card))
-            return await handle(request)
+            answer = await handle(request)
+            if not card.safe:
+                request.app.state.recent.forget()
+            return answer
 
         return guarded
 

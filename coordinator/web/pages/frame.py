@@ -18,6 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from coordinator.roster import versions
 from coordinator.web.pages import words
+from coordinator.web.pages.recent import Recent
 from coordinator.web.pages.words import HOME
 from coordinator.web.problems import Failed
 from coordinator.web.visits import Service, Visit
@@ -147,6 +148,12 @@ def show(visit: Visit, request: Request, name: str, **context: Any) -> HTMLRespo
 def refreshes(request: Request) -> bool:
     """Whether it is the script of an open page that asks again."""
     return "x-refresh" in request.headers
+
+
+def recent(request: Request) -> Recent:
+    """Return what was read a moment ago."""
+    found: Recent = request.app.state.recent
+    return found
 
 
 def here(request: Request) -> str:

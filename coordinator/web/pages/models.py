@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -14,7 +15,7 @@ from coordinator.overview import ActiveJob
 from coordinator.snapshot import ModelLine, model_lines, summary_of
 from coordinator.web.pages.charts import Chart, Series, lines
 from coordinator.web.pages.forms import Paged
-from coordinator.web.pages.frame import show
+from coordinator.web.pages.frame import recent, show
 from coordinator.web.visits import Viewing, blocking
 
 router = APIRouter(route_class=Paged)
@@ -51,7 +52,10 @@ def models(request: Request, visit: Viewing) -> Response:
     queue = visit.queue
     summary = summary_of(visit.service.celery)
     told, wrong = model_lines(summary)
-    held = {one.resource.partition(":")[2]: one for one in queue.get_locks(("model",))}
+    held = {
+        one.resource.partition(":")[2]: one
+        for one in recent(request).get(1.5, partial(queue.get_locks, ("model",)), "models")
+    }
     known = {one.model: one for one in told}
     running = queue.active()
     busy = sorted(held, key=lambda name: (-held[name].waiting, name))

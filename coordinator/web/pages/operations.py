@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -20,13 +21,22 @@ from coordinator.overview import QueueState
 from coordinator.populator import Population
 from coordinator.resources import SERIAL_RESOURCE
 from coordinator.web.pages.forms import Paged
-from coordinator.web.pages.frame import show
+from coordinator.web.pages.frame import recent, show
 from coordinator.web.visits import Viewing, Visit, blocking
+
+if TYPE_CHECKING:
+    from coordinator.store import Store
 
 router = APIRouter(route_class=Paged)
 
 #: Jobs and locks that are listed; the list of jobs has them all.
 SHOWN, LOCKS = 12, 30
+
+#: Kinds of locks that are shown; queues and orgs have tables of their own.
+LOCKED = ("model", "integration", "serial")
+
+#: Seconds for which pages share an answer: what changes with every job, and what is a judgement over an hour.
+QUICKLY, SLOWLY = 1.5, 5.0
 
 _HOUR_MS = 3_600_000
 
@@ -76,24 +86,25 @@ def operations(request: Request, visit: Viewing) -> Response:
     """Show everything at this moment."""
     queue = visit.queue
     states, holds, workers = queue.queues(), queue.get_holds(), queue.get_workers(inactive=False)
-    health = {one.queue: one for one in queue.get_queue_health()}
+    known = recent(request)
+    health = {one.queue: one for one in known.get(SLOWLY, queue.get_queue_health, "health")}
     since = int(time.time() * 1000) - _HOUR_MS
     flows = [
         Flow(
             one,
             health[one.queue],
-            queue.store.completed_since(since, one.queue),
-            queue.store.failed_since(since, one.queue),
+            *known.get(QUICKLY, partial(_ended, queue.store, since, one.queue), "ended", one.queue),
             sum(worker.slots for worker in workers if one.queue in worker.queues),
         )
         for one in states
         if one.queue in health
     ]
+    completed, failed = known.get(QUICKLY, partial(_ended, queue.store, since, None), "ended")
     stats = {
         "pending": sum(one.pending for one in states),
         "in_progress": sum(one.running for one in states),
-        "completed_hour": queue.store.completed_since(since),
-        "failed_hour": queue.store.failed_since(since),
+        "completed_hour": completed,
+        "failed_hour": failed,
         "oldest": queue.store.oldest_pending_age(),
     }
     silent = set(queue.get_stalled_jobs())
@@ -112,12 +123,16 @@ def operations(request: Request, visit: Viewing) -> Response:
         more_running=max(0, len(running) - SHOWN),
         blocked=queue.blocked(SHOWN),
         workers=workers,
-        locks=_locks(queue.get_locks(("model", "integration", "serial"))),
-        shares=queue.get_org_usage(),
-        breakers=queue.get_panic(),
+        locks=_locks(known.get(QUICKLY, partial(queue.get_locks, LOCKED), "locks")),
+        shares=known.get(QUICKLY, queue.get_org_usage, "orgs"),
+        breakers=known.get(QUICKLY, queue.get_panic, "panic"),
         serialized=queue.settings.serialized,
         population=_population(visit),
     )
+
+
+def _ended(store: Store, since_ms: int, queue: str | None) -> tuple[int, int]:
+    return store.completed_since(since_ms, queue), store.failed_since(since_ms, queue)
 
 
 def _matters(

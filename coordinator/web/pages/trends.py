@@ -9,21 +9,22 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from coordinator.errors import InvalidValue
-from coordinator.rates import Throughput
+from coordinator.failures import ErrorPattern
+from coordinator.rates import SlowJob, Throughput
 from coordinator.web.pages.charts import Series, lines, spread, stacked
 from coordinator.web.pages.forms import Paged
-from coordinator.web.pages.frame import show
+from coordinator.web.pages.frame import recent, show
 from coordinator.web.pages.words import clock, exact, number, span
 from coordinator.web.visits import Viewing, blocking
 
 router = APIRouter(route_class=Paged)
 
-#: How far to look back and the length of a stretch, in seconds.
-SPANS: Mapping[str, tuple[int, int]] = {
-    "1h": (3600, 120),
-    "6h": (6 * 3600, 600),
-    "24h": (86_400, 1800),
-    "7d": (7 * 86_400, 4 * 3600),
+#: How far to look back, the length of a stretch, and for how long pages share an answer, in seconds.
+SPANS: Mapping[str, tuple[int, int, int]] = {
+    "1h": (3600, 120, 10),
+    "6h": (6 * 3600, 600, 30),
+    "24h": (86_400, 1800, 60),
+    "7d": (7 * 86_400, 4 * 3600, 300),
 }
 
 #: Rows of the tables; seconds between two looks: nothing here changes faster.
@@ -38,10 +39,18 @@ def trends(request: Request, visit: Viewing) -> Response:
     asked, queue = request.query_params.get("span") or "1h", request.query_params.get("queue")
     if asked not in SPANS:
         raise InvalidValue("span", asked, "one of " + ", ".join(SPANS), SPANS)
-    seconds, bucket = SPANS[asked]
+    seconds, bucket, shared = SPANS[asked]
     chosen = work_queue.check_queue(queue) if queue else None
-    told = work_queue.get_throughput(seconds, bucket, chosen)
-    since_ms = int((time.time() - seconds) * 1000)
+
+    def read() -> tuple[Throughput, list[SlowJob], list[ErrorPattern]]:
+        since_ms = int((time.time() - seconds) * 1000)
+        return (
+            work_queue.get_throughput(seconds, bucket, chosen),
+            work_queue.get_slow_jobs(ROWS, seconds, chosen),
+            work_queue.get_error_patterns(ROWS, since_ms=since_ms, queue=chosen),
+        )
+
+    told, slow, errors = recent(request).get(shared, read, "trends", asked, chosen)
     return show(
         visit,
         request,
@@ -50,14 +59,13 @@ def trends(request: Request, visit: Viewing) -> Response:
         span=asked,
         queue=chosen,
         queues=sorted(work_queue.known_queues()),
-        told=None,
         rates=told,
         ended=_ended(told),
         times=_times(told),
         labels=spread([clock(bucket.at) for bucket in told.buckets]),
         days=seconds > 86_400,
-        slow=work_queue.get_slow_jobs(ROWS, seconds, chosen),
-        errors=work_queue.get_error_patterns(ROWS, since_ms=since_ms, queue=chosen),
+        slow=slow,
+        errors=errors,
         refresh=REFRESH,
     )
 
