@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from coordinator.durations import shown_duration
 from coordinator.holds import Hold, paused_text, way_out
 from coordinator.overview import QueueState
 from coordinator.populator import Rounds
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 #: Running and waiting jobs that are listed.
 SHOWN = 10
+
+#: The recorder is a second behind at most, unless it is dead or the database is away.
+UNRECORDED_SECONDS = 15.0
 
 
 def look(work_queue: WorkQueue) -> dict[str, Any]:
@@ -34,10 +38,24 @@ def look(work_queue: WorkQueue) -> dict[str, Any]:
         "active": active,
         "blocked": blocked,
         "attention": [
+            *_recording(work_queue),
             *_populator(work_queue),
             *attention(queues, holds, stats, len(work_queue.get_stuck_jobs())),
         ],
     }
+
+
+def _recording(work_queue: WorkQueue) -> list[str]:
+    oldest = work_queue.ledger.oldest_event()
+    if oldest is None:
+        return []
+    seconds = (work_queue.ledger.clock() - int(oldest.partition("-")[0])) / 1000
+    if seconds < UNRECORDED_SECONDS:
+        return []
+    ago = shown_duration(seconds)
+    return [
+        f"what happened {ago} ago is not recorded; is a worker of queue maintenance live? coordinator workers"
+    ]
 
 
 def _populator(work_queue: WorkQueue) -> list[str]:

@@ -290,7 +290,7 @@ class WorkQueue(Operators, Alerts, Executions, Repairs):
 
     def _log(self, message: str, *arguments: object) -> None:
         if logger.isEnabledFor(logging.INFO):
-            logger.info(f"[COORDINATOR] {message}", *arguments)  # noqa: G004 - the template is a constant
+            logger.info("[COORDINATOR] %s", message % arguments)
 
     def _log_admission(self, job: Job, admission: Admission) -> None:
         if admission.known:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from click.testing import CliRunner, Result
 
+from coordinator import attention
 from coordinator.batches import lines_of
 from coordinator.cli import main
 from coordinator.durations import parse_duration, shown_duration
@@ -73,6 +74,17 @@ def test_status_tells_what_needs_attention_and_the_way_out(desk: Desk, call: Cal
     assert found["stats"]["pending"] == 2
     assert {line["id"] for line in found["blocked"]} >= {waits}
     assert found["holds"][0]["source"] == "operator"
+
+
+def test_status_tells_that_nobody_records(
+    desk: Desk, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.send()
+    assert "not recorded" not in call("status").stdout
+    monkeypatch.setattr(attention, "UNRECORDED_SECONDS", 0.0)
+    assert " ago is not recorded; is a worker of queue maintenance live?" in call("status").stdout
+    desk.record()
+    assert "not recorded" not in call("status").stdout
 
 
 def test_pause_and_resume_of_everything_there_is(desk: Desk, call: Call) -> None:

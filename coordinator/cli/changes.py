@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from coordinator.cli.installation import Installation
-from coordinator.cli.options import audited, bulk, bulk_options, queue_option
-from coordinator.cli.output import answer, json_option
+from coordinator.cli.options import How, audited, bulk, bulk_options, queue_option
+from coordinator.cli.output import answer
 
 
 class Json(click.ParamType[Any]):
@@ -48,7 +48,6 @@ KWARGS = Json(dict, "a JSON object, such as '{\"epochs\": 10}'")
 @click.option("--org", metavar="ORG", help="All unfinished jobs of this org.")
 @click.option("--task", metavar="TASK", help="All unfinished jobs of this task.")
 @bulk_options
-@json_option
 @click.pass_obj
 def cancel(
     installation: Installation,
@@ -57,11 +56,7 @@ def cancel(
     model: str | None,
     org: str | None,
     task: str | None,
-    reason: str,
-    by: str | None,
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
+    how: How,
 ) -> None:
     """Cancel jobs: these, or all unfinished ones that fit. Running ones are stopped."""
     from coordinator.selection import Selection
@@ -73,20 +68,20 @@ def cancel(
     if queue is not None:
         work_queue.check_queue(queue)
     if job_ids:
-        if dry_run:
+        if how.dry_run:
             found = [work_queue.get_job(job_id) for job_id in job_ids]
             told = {job.job_id: job.status for job in found}
         else:
-            told = {one: work_queue.cancel_job(one, reason, by) for one in job_ids}
+            told = {one: work_queue.cancel_job(one, **how.signed) for one in job_ids}
             work_queue.catch_up()
-        answer(told, as_json, lambda: "\n".join(f"{one}: {state}" for one, state in told.items()))
+        answer(
+            told, how.as_json, lambda: "\n".join(f"{one}: {state}" for one, state in told.items())
+        )
         return
     bulk(
-        lambda **how: work_queue.cancel_jobs(selection, reason=reason, by=by, **how),
+        lambda **done: work_queue.cancel_jobs(selection, **done),
         lambda preview: f"Cancel {preview.matched} jobs ({selection}), running ones too?",
-        dry_run=dry_run,
-        yes=yes,
-        as_json=as_json,
+        how,
     )
 
 
@@ -95,28 +90,25 @@ def cancel(
 @click.option("--args", type=ARGS, help="Its positional arguments from now on, a JSON list.")
 @click.option("--kwargs", type=KWARGS, help="Keyword arguments to add or replace, a JSON object.")
 @audited
-@json_option
 @click.pass_obj
 def resubmit(
     installation: Installation,
     job_id: str,
     args: list[Any] | None,
     kwargs: dict[str, Any] | None,
-    reason: str,
-    by: str | None,
-    as_json: bool,
+    how: How,
 ) -> None:
     """Bring a failed, unprocessable or canceled job back, with other arguments if given.
 
     Its retry count is kept: a job whose retries are used up runs once more.
     """
     work_queue = installation.work_queue
-    state = work_queue.resubmit_job(job_id, args=args, kwargs=kwargs, reason=reason, by=by)
+    state = work_queue.resubmit_job(job_id, args=args, kwargs=kwargs, **how.signed)
     work_queue.catch_up()
     why = work_queue.why(job_id)
     told = {"job_id": job_id, "state": state, "reason": why.reason if state == "waiting" else ""}
     text = f"{job_id}: {state}" + (f", {told['reason']}" if told["reason"] else "")
-    answer(told, as_json, lambda: text)
+    answer(told, how.as_json, lambda: text)
 
 
 commands = (cancel, resubmit)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import click
 
 from coordinator.cli.installation import Installation
-from coordinator.cli.options import DURATION, bulk, bulk_options
-from coordinator.cli.output import json_option
+from coordinator.cli.options import DURATION, How, bulk, bulk_options
 from coordinator.durations import shown_duration
 
 
@@ -20,7 +19,6 @@ from coordinator.durations import shown_duration
 )
 @click.option("--remove", is_flag=True, help="Cancel them instead.")
 @bulk_options
-@json_option
 @click.pass_obj
 def drain(
     installation: Installation,
@@ -30,11 +28,7 @@ def drain(
     org: str | None,
     delay: float | None,
     remove: bool,
-    reason: str,
-    by: str | None,
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
+    how: How,
 ) -> None:
     """Postpone or remove all that waits; what runs goes on, and so does what comes later."""
     if (queue is not None) == everything:
@@ -46,37 +40,19 @@ def drain(
         work_queue.check_queue(queue)
     what = "Remove" if delay is None else f"Postpone by {shown_duration(delay)}"
     bulk(
-        lambda **how: work_queue.drain(
-            queue,
-            delay_seconds=delay,
-            remove=remove,
-            model=model,
-            org=org,
-            reason=reason,
-            by=by,
-            **how,
+        lambda **done: work_queue.drain(
+            queue, delay_seconds=delay, remove=remove, model=model, org=org, **done
         ),
         lambda preview: f"{what} {preview.matched} jobs ({preview.selection})?",
-        dry_run=dry_run,
-        yes=yes,
-        as_json=as_json,
+        how,
     )
 
 
 @click.command("clear")
 @click.argument("queue", metavar="[QUEUE]", required=False)
 @bulk_options
-@json_option
 @click.pass_obj
-def clear(
-    installation: Installation,
-    queue: str | None,
-    reason: str,
-    by: str | None,
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
-) -> None:
+def clear(installation: Installation, queue: str | None, how: How) -> None:
     """Cancel everything that has not ended, running jobs too: of a queue, or of all.
 
     Asks for the queue's name, or the word everything.
@@ -85,11 +61,9 @@ def clear(
     if queue is not None:
         work_queue.check_queue(queue)
     bulk(
-        lambda **how: work_queue.clear_all(queue, reason=reason, by=by, **how),
+        lambda **done: work_queue.clear_all(queue, **done),
         lambda preview: f"This cancels {preview.matched} jobs, and stops those that run.",
-        dry_run=dry_run,
-        yes=yes,
-        as_json=as_json,
+        how,
         typed=queue or "everything",
     )
 

@@ -10,6 +10,7 @@ import click
 from coordinator.cli.installation import Installation
 from coordinator.cli.options import (
     DURATION,
+    How,
     age,
     bulk,
     bulk_options,
@@ -119,7 +120,6 @@ def _errors(found: list[ErrorPattern]) -> Any:
 @click.option("--model", metavar="MODEL", help="Those that need this model.")
 @click.option("--org", metavar="ORG", help="Those of this org.")
 @bulk_options
-@json_option
 @click.pass_obj
 def retry(
     installation: Installation,
@@ -129,11 +129,7 @@ def retry(
     queue: str | None,
     model: str | None,
     org: str | None,
-    reason: str,
-    by: str | None,
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
+    how: How,
 ) -> None:
     """Resubmit failed and unprocessable jobs: one, those that fit, or all."""
     filters: dict[str, Any] = {"error": error, "queue": queue, "model": model, "org": org}
@@ -145,17 +141,15 @@ def retry(
     work_queue = installation.work_queue
     if queue is not None:
         work_queue.check_queue(queue)
-    if job_id is not None and not dry_run:
-        state = work_queue.resubmit_job(job_id, reason=reason, by=by)
+    if job_id is not None and not how.dry_run:
+        state = work_queue.resubmit_job(job_id, **how.signed)
         work_queue.catch_up()
-        answer({"job_id": job_id, "state": state}, as_json, lambda: f"{job_id}: {state}")
+        answer({"job_id": job_id, "state": state}, how.as_json, lambda: f"{job_id}: {state}")
         return
     bulk(
-        lambda **how: work_queue.retry_failed(job_id, reason=reason, by=by, **filters, **how),
+        lambda **done: work_queue.retry_failed(job_id, **filters, **done),
         lambda preview: f"Resubmit {preview.matched} failed jobs ({preview.selection})?",
-        dry_run=dry_run,
-        yes=yes,
-        as_json=as_json,
+        how,
     )
 
 
@@ -169,28 +163,14 @@ def retry(
 )
 @queue_option
 @bulk_options
-@json_option
 @click.pass_obj
-def purge(
-    installation: Installation,
-    older_than: float,
-    queue: str | None,
-    reason: str,
-    by: str | None,
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
-) -> None:
+def purge(installation: Installation, older_than: float, queue: str | None, how: How) -> None:
     """Forget failed and unprocessable jobs that ended long ago; the log keeps their events."""
     work_queue = installation.work_queue
     bulk(
-        lambda **how: work_queue.purge_failed_jobs(
-            older_than / 3600, queue, reason=reason, by=by, **how
-        ),
+        lambda **done: work_queue.purge_failed_jobs(older_than / 3600, queue, **done),
         lambda preview: f"Forget {preview.matched} failed jobs ({preview.selection})?",
-        dry_run=dry_run,
-        yes=yes,
-        as_json=as_json,
+        how,
     )
 
 

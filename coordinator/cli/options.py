@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from coordinator.cli.output import answer, console, rows
+from coordinator.cli.output import answer, console, json_option, rows
 from coordinator.durations import parse_duration, shown_duration
 from coordinator.errors import InvalidValue
 
@@ -51,12 +53,60 @@ def options(*decorators: Callable[[Decorated], Decorated]) -> Callable[[Decorate
 queue_option = click.option("-Q", "--queue", metavar="QUEUE", help="Only of this queue.")
 reason_option = click.option("--reason", default="", metavar="TEXT", help="Kept in the log.")
 by_option = click.option("--by", metavar="NAME", help="Who does it; by default user@host.")
-audited = options(reason_option, by_option)
-bulk_options = options(
-    audited,
-    click.option("--dry-run", is_flag=True, help="Show what it would be done to, and stop."),
-    click.option("--yes", is_flag=True, help="Do not ask."),
-)
+yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+@dataclass(frozen=True)
+class How:
+    """How something is changed, as the options say.
+
+    Attributes:
+        reason, by: for the log; ``by`` is this user by default.
+        dry_run: whether only to show what would be done.
+        yes: whether to do it unasked.
+        as_json: whether to answer in JSON.
+    """
+
+    reason: str
+    by: str | None
+    as_json: bool
+    dry_run: bool = False
+    yes: bool = False
+
+    @property
+    def signed(self) -> dict[str, Any]:
+        """The arguments of a verb for the log."""
+        return {"reason": self.reason, "by": self.by}
+
+
+Command = Callable[..., Any]
+
+
+def _gathered(*more: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    names = ("reason", "by", "as_json", "dry_run", "yes")
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def called(*args: Any, **given: Any) -> Any:
+            how = How(**{name: given.pop(name) for name in names if name in given})
+            return command(*args, how=how, **given)
+
+        return options(reason_option, by_option, *more, json_option)(called)
+
+    return decorate
+
+
+#: The options of what changes something; the command gets them as ``how``.
+audited = _gathered()
+
+
+def _previewed(help_text: str) -> Callable[[Command], Command]:
+    return _gathered(click.option("--dry-run", is_flag=True, help=help_text), yes_option)
+
+
+#: And of what is previewed: bulk verbs, and what changes more than one thing.
+bulk_options = _previewed("Show what it would be done to, and stop.")
+rehearsed = _previewed("Show what it would do, and stop.")
 
 
 def limit_option(default: int) -> Callable[[Decorated], Decorated]:
@@ -74,31 +124,28 @@ def limit_option(default: int) -> Callable[[Decorated], Decorated]:
 def bulk(
     act: Callable[..., Bulk],
     ask: Callable[[Bulk], str],
-    *,
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
+    how: How,
     typed: str | None = None,
 ) -> None:
     """Preview a bulk verb, ask, do it with progress, and tell what was done.
 
     Args:
-        act: the verb; it takes ``dry_run`` and ``progress``.
+        act: the verb; it takes ``reason``, ``by``, ``dry_run`` and ``progress``.
         ask: makes the question from the preview.
-        dry_run, yes, as_json: the options.
+        how: the options.
         typed: what has to be typed instead of a yes.
     """
-    preview = act(dry_run=True)
-    if dry_run or not preview.matched:
-        answer(preview, as_json, lambda: preview_table(preview))
+    preview = act(dry_run=True, **how.signed)
+    if how.dry_run or not preview.matched:
+        answer(preview, how.as_json, lambda: preview_table(preview))
         return
-    if not yes:
+    if not how.yes:
         if preview.sample:
             console(sys.stderr).print(preview_table(preview))
         confirm(ask(preview), typed)
     with progress_bar(preview.verb, preview.matched) as progress:
-        told = act(dry_run=False, progress=progress)
-    answer(told, as_json, lambda: bulk_text(told))
+        told = act(dry_run=False, progress=progress, **how.signed)
+    answer(told, how.as_json, lambda: bulk_text(told))
 
 
 def confirm(question: str, typed: str | None = None) -> None:

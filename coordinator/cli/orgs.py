@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from coordinator.cli.installation import Installation
-from coordinator.cli.options import DURATION, audited, bulk_options, confirm, moment, queue_option
+from coordinator.cli.options import (
+    DURATION,
+    How,
+    audited,
+    bulk_options,
+    confirm,
+    moment,
+    queue_option,
+)
 from coordinator.cli.output import ErrorsShown, answer, json_option, rows
 
 if TYPE_CHECKING:
@@ -50,25 +58,22 @@ def _table(found: list[OrgShare]) -> Any:
 @click.argument("weight", type=click.IntRange(min=1), required=False)
 @click.option("--reset", is_flag=True, help="Back to the configured weight.")
 @audited
-@json_option
 @click.pass_obj
 def weigh(
     installation: Installation,
     org: str,
     weight: int | None,
     reset: bool,
-    reason: str,
-    by: str | None,
-    as_json: bool,
+    how: How,
 ) -> None:
     """Set an org's turns: with weight 2 it starts twice as many jobs as one with weight 1."""
     if (weight is not None) == reset:
         raise click.UsageError("give a weight, or --reset")
     work_queue = installation.work_queue
-    work_queue.weigh(org, weight, reason=reason, by=by)
+    work_queue.weigh(org, weight, **how.signed)
     work_queue.catch_up()
     now = work_queue.ledger.weights().get(org, 1)
-    answer({"org": org, "weight": now}, as_json, lambda: f"org {org} has weight {now}")
+    answer({"org": org, "weight": now}, how.as_json, lambda: f"org {org} has weight {now}")
 
 
 @click.command("set-limit")
@@ -77,7 +82,6 @@ def weigh(
 @on_queue
 @click.option("--for", "seconds", type=DURATION, metavar="DURATION", help="Only for 90s, 2h ...")
 @audited
-@json_option
 @click.pass_obj
 def set_limit(
     installation: Installation,
@@ -85,9 +89,7 @@ def set_limit(
     limit: int,
     queue: str | None,
     seconds: float | None,
-    reason: str,
-    by: str | None,
-    as_json: bool,
+    how: How,
 ) -> None:
     """Set how many jobs may run at once: of an org, or of any resource.
 
@@ -97,14 +99,14 @@ def set_limit(
     work_queue = installation.work_queue
     until = _until(work_queue, seconds)
     if ":" not in what and what != "serial":
-        names = work_queue.limit_org(what, limit, queue, until_ms=until, reason=reason, by=by)
+        names = work_queue.limit_org(what, limit, queue, until_ms=until, **how.signed)
     else:
         if queue is not None:
             raise click.UsageError("--queue goes with an org")
-        work_queue.limit(what, limit, until_ms=until, reason=reason, by=by)
+        work_queue.limit(what, limit, until_ms=until, **how.signed)
         work_queue.catch_up()
         names = (what,)
-    _told(names, limit, until, as_json)
+    _told(names, limit, until, how.as_json)
 
 
 @click.command("throttle")
@@ -120,7 +122,6 @@ def set_limit(
 )
 @on_queue
 @audited
-@json_option
 @click.pass_obj
 def throttle(
     installation: Installation,
@@ -128,16 +129,14 @@ def throttle(
     to: str,
     seconds: float,
     queue: str | None,
-    reason: str,
-    by: str | None,
-    as_json: bool,
+    how: How,
 ) -> None:
     """Lower an org's limit for a while: TO is a number of jobs, or a part of its limit such as 25%."""
     number, percent = _part(to)
     work_queue = installation.work_queue
     until = _until(work_queue, seconds)
     names = work_queue.throttle_org(
-        org, number, queue, percent=percent, until_ms=until, reason=reason, by=by
+        org, number, queue, percent=percent, until_ms=until, **how.signed
     )
     limits = work_queue.ledger.limits(names)
     told = {name: limits[name].value for name in names}
@@ -146,24 +145,19 @@ def throttle(
         f"coordinator reset-limit {org} ends it"
         for name, value in told.items()
     )
-    answer({"limits": told, "until": until / 1000}, as_json, lambda: text)
+    answer({"limits": told, "until": until / 1000}, how.as_json, lambda: text)
 
 
 @click.command("reset-limit")
 @click.argument("what", metavar="[ORG|RESOURCE]", required=False)
 @on_queue
 @bulk_options
-@json_option
 @click.pass_obj
 def reset_limit(
     installation: Installation,
     what: str | None,
     queue: str | None,
-    reason: str,
-    by: str | None,
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
+    how: How,
 ) -> None:
     """Take back limits that were set, temporary ones too: of an org, of one resource, or of all orgs.
 
@@ -174,20 +168,20 @@ def reset_limit(
         if queue is not None:
             raise click.UsageError("--queue goes with an org")
         known = work_queue.ledger.limits([what])[what]
-        if not dry_run:
-            work_queue.limit(what, None, reason=reason, by=by)
+        if not how.dry_run:
+            work_queue.limit(what, None, **how.signed)
             work_queue.catch_up()
         done = (what,) if known.source in ("override", "operator") else ()
-        _reset_told(done, dry_run, as_json)
+        _reset_told(done, how)
         return
     preview = work_queue.reset_limits(what, queue, dry_run=True)
-    if dry_run or not preview.resources:
-        _reset_told(preview.resources, dry_run, as_json)
+    if how.dry_run or not preview.resources:
+        _reset_told(preview.resources, how)
         return
-    if what is None and not yes:
+    if what is None and not how.yes:
         confirm(f"Reset {len(preview.resources)} limits ({', '.join(preview.resources[:5])} ...)?")
-    done_all: LimitReset = work_queue.reset_limits(what, queue, reason=reason, by=by)
-    _reset_told(done_all.resources, False, as_json)
+    done_all: LimitReset = work_queue.reset_limits(what, queue, **how.signed)
+    _reset_told(done_all.resources, how)
 
 
 def _part(text: str) -> tuple[int | None, float | None]:
@@ -211,10 +205,10 @@ def _told(names: tuple[str, ...], limit: int, until: int, as_json: bool) -> None
     answer(told, as_json, lambda: "\n".join(f"{name}: {limit} at once{ends}" for name in names))
 
 
-def _reset_told(names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
-    verb = "would be reset" if dry_run else "is reset"
+def _reset_told(names: tuple[str, ...], how: How) -> None:
+    verb = "would be reset" if how.dry_run else "is reset"
     text = "\n".join(f"{name} {verb}" for name in names) or "no limit was set"
-    answer({"reset": names, "dry_run": dry_run}, as_json, lambda: text)
+    answer({"reset": names, "dry_run": how.dry_run}, how.as_json, lambda: text)
 
 
 commands = (orgs, set_limit, reset_limit, throttle)

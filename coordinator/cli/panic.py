@@ -8,15 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from coordinator.cli.installation import Installation
-from coordinator.cli.options import DURATION, audited, confirm, moment, options, short
+from coordinator.cli.options import DURATION, How, confirm, moment, rehearsed, short
 from coordinator.cli.output import ErrorsShown, answer, json_option, rows
 
 if TYPE_CHECKING:
     from coordinator.breaker import Breaker, PanicStep
-
-rehearse = click.option("--dry-run", is_flag=True, help="Show what it would do, and stop.")
-ask = click.option("--yes", is_flag=True, help="Do not ask.")
-changing = options(audited, rehearse, ask, json_option)
 
 Act = Callable[..., "tuple[PanicStep, ...]"]
 
@@ -65,110 +61,72 @@ def _table(found: list[Breaker]) -> Any:
 @click.option(
     "--for", "seconds", type=DURATION, metavar="DURATION", help="Then it probes by itself: 90s, 2h."
 )
-@changing
+@rehearsed
 @click.pass_obj
 def open_(
     installation: Installation,
     scope: str,
     seconds: float | None,
-    as_json: bool,
-    dry_run: bool,
-    yes: bool,
-    reason: str,
-    by: str | None,
+    how: How,
 ) -> None:
     """Hold queue:NAME or integration:NAME until it is closed by hand, or probes after --for."""
     work_queue = installation.work_queue
     until = None if seconds is None else work_queue.ledger.clock() + int(seconds * 1000)
-    _act(
-        lambda **how: work_queue.open_panic(scope, until_ms=until, reason=reason, by=by, **how),
-        dry_run,
-        yes,
-        as_json,
-    )
+    _act(lambda **done: work_queue.open_panic(scope, until_ms=until, **done), how)
 
 
 @panic.command("close")
 @click.argument("scope")
 @click.option("--probe", is_flag=True, help="One run at a time first.")
-@changing
+@rehearsed
 @click.pass_obj
 def close(
     installation: Installation,
     scope: str,
     probe: bool,
-    as_json: bool,
-    dry_run: bool,
-    yes: bool,
-    reason: str,
-    by: str | None,
+    how: How,
 ) -> None:
     """End the panic of queue:NAME or integration:NAME; what waits starts in its turn."""
     work_queue = installation.work_queue
-    _act(
-        lambda **how: work_queue.close_panic(scope, probe=probe, reason=reason, by=by, **how),
-        dry_run,
-        yes,
-        as_json,
-    )
+    _act(lambda **done: work_queue.close_panic(scope, probe=probe, **done), how)
 
 
 @panic.command("stop")
 @click.option("--release", is_flag=True, help="Stop what runs, too; it goes back to waiting.")
-@changing
+@rehearsed
 @click.pass_obj
 def stop(
     installation: Installation,
     release: bool,
-    as_json: bool,
-    dry_run: bool,
-    yes: bool,
-    reason: str,
-    by: str | None,
+    how: How,
 ) -> None:
     """Emergency stop: nothing starts any more, on no queue."""
     work_queue = installation.work_queue
-    _act(
-        lambda **how: work_queue.emergency_stop(release=release, reason=reason, by=by, **how),
-        dry_run,
-        yes,
-        as_json,
-    )
+    _act(lambda **done: work_queue.emergency_stop(release=release, **done), how)
 
 
 @panic.command("resume")
 @click.argument("queue", required=False)
 @click.option("--all", "everything", is_flag=True, help="All queues that are still stopped.")
 @click.option("--at-once", is_flag=True, help="Without one run at a time first.")
-@changing
+@rehearsed
 @click.pass_obj
 def resume(
     installation: Installation,
     queue: str | None,
     everything: bool,
     at_once: bool,
-    as_json: bool,
-    dry_run: bool,
-    yes: bool,
-    reason: str,
-    by: str | None,
+    how: How,
 ) -> None:
     """Resume after an emergency stop, one queue after the other; the others stay stopped."""
     if (queue is not None) == everything:
         raise click.UsageError("name a queue, or give --all")
     work_queue = installation.work_queue
-    _act(
-        lambda **how: work_queue.emergency_resume(
-            queue, at_once=at_once, reason=reason, by=by, **how
-        ),
-        dry_run,
-        yes,
-        as_json,
-    )
+    _act(lambda **done: work_queue.emergency_resume(queue, at_once=at_once, **done), how)
 
 
 @panic.command("evaluate")
-@rehearse
+@click.option("--dry-run", is_flag=True, help="Show what it would do, and stop.")
 @json_option
 @click.pass_obj
 def evaluate(installation: Installation, dry_run: bool, as_json: bool) -> None:
@@ -177,16 +135,16 @@ def evaluate(installation: Installation, dry_run: bool, as_json: bool) -> None:
     answer(steps, as_json, lambda: _steps(steps) if steps else "nothing to do")
 
 
-def _act(act: Act, dry_run: bool, yes: bool, as_json: bool) -> None:
-    if dry_run or not yes:
-        preview = act(dry_run=True)
-        if dry_run:
-            answer(preview, as_json, lambda: _steps(preview))
+def _act(act: Act, how: How) -> None:
+    if how.dry_run or not how.yes:
+        preview = act(dry_run=True, **how.signed)
+        if how.dry_run:
+            answer(preview, how.as_json, lambda: _steps(preview))
             return
         click.echo(_steps(preview), err=True)
         confirm("Do it?")
-    steps = act(dry_run=False)
-    answer(steps, as_json, lambda: _steps(steps))
+    steps = act(dry_run=False, **how.signed)
+    answer(steps, how.as_json, lambda: _steps(steps))
 
 
 def _steps(steps: tuple[PanicStep, ...]) -> str:

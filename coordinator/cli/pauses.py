@@ -7,8 +7,8 @@ import time
 import click
 
 from coordinator.cli.installation import Installation
-from coordinator.cli.options import DURATION, audited, moment, options
-from coordinator.cli.output import REFUSED, answer, json_option
+from coordinator.cli.options import DURATION, How, audited, moment, options
+from coordinator.cli.output import REFUSED, answer
 
 what = options(
     click.argument("queue", metavar="[QUEUE]", required=False),
@@ -31,7 +31,6 @@ def _checked(*given: str | None, everything: bool) -> None:
     "--for", "seconds", type=DURATION, metavar="DURATION", help="Ends by itself after 2h."
 )
 @audited
-@json_option
 @click.pass_obj
 def pause(
     installation: Installation,
@@ -41,9 +40,7 @@ def pause(
     integration: str | None,
     everything: bool,
     seconds: float | None,
-    reason: str,
-    by: str | None,
-    as_json: bool,
+    how: How,
 ) -> None:
     """Pause a queue, a model, an org, an integration or everything.
 
@@ -59,20 +56,18 @@ def pause(
         model=model,
         org=org,
         integration=integration,
-        reason=reason,
-        by=by,
         until_ms=until,
+        **how.signed,
     )
     told = {"paused": resources, "until": None if until is None else until / 1000}
     ends = "" if until is None else f" until {moment(until / 1000)}"
     text = "\n".join(f"{_shown(name)} is paused{ends}; {way_out(name)}" for name in resources)
-    answer(told, as_json, lambda: text)
+    answer(told, how.as_json, lambda: text)
 
 
 @click.command("resume")
 @what
 @audited
-@json_option
 @click.pass_obj
 def resume(
     installation: Installation,
@@ -81,21 +76,17 @@ def resume(
     org: str | None,
     integration: str | None,
     everything: bool,
-    reason: str,
-    by: str | None,
-    as_json: bool,
+    how: How,
 ) -> None:
     """End a pause; what waits starts in its turn. Exit code 1 when nothing was paused."""
     _checked(queue, model, org, integration, everything=everything)
     work_queue = installation.work_queue
-    done = work_queue.resume(
-        queue, model=model, org=org, integration=integration, reason=reason, by=by
-    )
+    done = work_queue.resume(queue, model=model, org=org, integration=integration, **how.signed)
     others = [hold for hold in work_queue.get_holds() if hold.resource == "serial"]
     text = "resumed" if done else "it was not paused"
     if others and not everything:
         text += "; everything is paused still: coordinator resume --all"
-    answer({"resumed": done, "at": time.time()}, as_json, lambda: text)
+    answer({"resumed": done, "at": time.time()}, how.as_json, lambda: text)
     if not done:
         raise click.exceptions.Exit(REFUSED)
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from coordinator.cli.installation import Installation
-from coordinator.cli.options import age, audited
-from coordinator.cli.output import REFUSED, Failure, answer, json_option, rows
+from coordinator.cli.options import How, age, audited
+from coordinator.cli.output import REFUSED, Failure, answer, rows
 
 if TYPE_CHECKING:
     from coordinator.populator import Population
@@ -22,23 +22,19 @@ if TYPE_CHECKING:
 @click.option("--explain", is_flag=True, help="Show what was decided last, by any process.")
 @click.option("--health", is_flag=True, help="Show whether it works; exit code 1 when not.")
 @audited
-@json_option
 @click.pass_obj
 def populate(
     installation: Installation,
     force: bool,
-    dry_run: bool,
     explain: bool,
     health: bool,
-    reason: str,
-    by: str | None,
-    as_json: bool,
+    how: How,
 ) -> None:
     """Top up queues as the app wishes, once, at once; beat has it done every two seconds."""
     from coordinator.author import default_author
     from coordinator.maintenance import populator_of
 
-    if explain + health + (force or dry_run) > 1:
+    if explain + health + (force or how.dry_run) > 1:
         raise click.UsageError("give --explain, --health, or --force and --dry-run")
     work_queue = installation.work_queue
     populator = populator_of(installation.app)
@@ -46,19 +42,19 @@ def populate(
         raise Failure("no populator: set coordinator_populator to module:function")
     if health:
         found = populator.health_check()
-        answer(found, as_json, lambda: _health(found))
+        answer(found, how.as_json, lambda: _health(found))
         if not found["is_healthy"]:
             raise click.exceptions.Exit(REFUSED)
         return
     if explain:
         last = populator.last
-        answer(last, as_json, lambda: _table(last))
+        answer(last, how.as_json, lambda: _table(last))
         return
-    done = populator.populate(force, dry_run)
-    if done.added and not dry_run:
-        author, after = by or default_author(), f"{done.added} jobs added"
-        work_queue.store.note("populated", author, reason, after=after, data={"force": force})
-    answer(done, as_json, lambda: _table(done))
+    done = populator.populate(force, how.dry_run)
+    if done.added and not how.dry_run:
+        author, after = how.by or default_author(), f"{done.added} jobs added"
+        work_queue.store.note("populated", author, how.reason, after=after, data={"force": force})
+    answer(done, how.as_json, lambda: _table(done))
     if done.error:
         raise click.exceptions.Exit(REFUSED)
 

@@ -11,6 +11,7 @@ import click
 from coordinator.cli.installation import Installation
 from coordinator.cli.options import (
     DURATION,
+    How,
     bulk_options,
     confirm,
     listed,
@@ -80,7 +81,6 @@ def _table(found: list[StuckJob], threshold: float) -> Any:
 @chosen
 @click.option("--fail", is_flag=True, help="Move them to FAILED instead of back to waiting.")
 @bulk_options
-@json_option
 @click.pass_obj
 def unstick(
     installation: Installation,
@@ -89,11 +89,7 @@ def unstick(
     threshold: float,
     queue: str | None,
     fail: bool,
-    reason: str,
-    by: str | None,
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
+    how: How,
 ) -> None:
     """Stop jobs that hang and put them back to waiting, or move them to FAILED.
 
@@ -103,13 +99,12 @@ def unstick(
     ids = _chosen(work_queue, job_ids, everything, threshold, queue)
     act = work_queue.fail_job if fail else work_queue.release_job
     word = "moved to FAILED" if fail else "put back to waiting"
-    _act(work_queue, ids, lambda one: act(one, reason or None, by), word, dry_run, yes, as_json)
+    _act(work_queue, ids, lambda one: act(one, how.reason or None, how.by), word, how)
 
 
 @click.command("remove-stuck")
 @chosen
 @bulk_options
-@json_option
 @click.pass_obj
 def remove_stuck(
     installation: Installation,
@@ -117,11 +112,7 @@ def remove_stuck(
     everything: bool,
     threshold: float,
     queue: str | None,
-    reason: str,
-    by: str | None,
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
+    how: How,
 ) -> None:
     """Take jobs out by force, canceled, also when their process cannot be stopped.
 
@@ -131,15 +122,7 @@ def remove_stuck(
     work_queue = installation.work_queue
     ids = _chosen(work_queue, job_ids, everything, threshold, queue)
     word = "taken out by force"
-    _act(
-        work_queue,
-        ids,
-        lambda one: work_queue.remove_job(one, reason, by),
-        word,
-        dry_run,
-        yes,
-        as_json,
-    )
+    _act(work_queue, ids, lambda one: work_queue.remove_job(one, **how.signed), word, how)
 
 
 def _chosen(
@@ -161,19 +144,17 @@ def _act(
     ids: list[str],
     act: Callable[[str], str],
     word: str,
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
+    how: How,
 ) -> None:
     if not ids:
-        answer({}, as_json, lambda: "nothing is stuck")
+        answer({}, how.as_json, lambda: "nothing is stuck")
         return
     running = {job.id: job for job in work_queue.get_stuck_jobs(0)}
-    if dry_run:
+    if how.dry_run:
         told = {one: f"would be {word}" if one in running else "does not run" for one in ids}
-        answer(told, as_json, lambda: "\n".join(f"{one}: {text}" for one, text in told.items()))
+        answer(told, how.as_json, lambda: _lines(told))
         return
-    if not yes:
+    if not how.yes:
         console(sys.stderr).print(_table([running[one] for one in ids if one in running], 0))
         confirm(f"{len(ids)} jobs will be {word}. Go on?")
     told, refused = {}, False
@@ -184,9 +165,13 @@ def _act(
             # One that ended by itself meanwhile must not keep the others waiting.
             told[one], refused = str(error), True
     work_queue.catch_up()
-    answer(told, as_json, lambda: "\n".join(f"{one}: {text}" for one, text in told.items()))
+    answer(told, how.as_json, lambda: _lines(told))
     if refused:
         raise click.exceptions.Exit(REFUSED)
+
+
+def _lines(told: dict[str, str]) -> str:
+    return "\n".join(f"{one}: {text}" for one, text in told.items())
 
 
 commands = (stuck, unstick, remove_stuck)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from coordinator.cli.installation import Installation
-from coordinator.cli.options import DURATION, audited, bulk_options, confirm, listed
+from coordinator.cli.options import DURATION, How, audited, bulk_options, confirm, listed
 from coordinator.cli.output import REFUSED, ErrorsShown, answer, json_option, rows
 from coordinator.durations import shown_duration
 
@@ -71,56 +71,49 @@ def _table(found: list[WorkerRecord]) -> Any:
     help="Only those without a heartbeat for so long.",
 )
 @bulk_options
-@json_option
 @click.pass_obj
 def forget(
     installation: Installation,
     silent_for: float,
-    reason: str,
-    by: str | None,
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
+    how: How,
 ) -> None:
     """Forget workers that are gone."""
     work_queue = installation.work_queue
     number = work_queue.clear_inactive_workers(silent_for, dry_run=True)
-    if number and not dry_run:
-        if not yes:
+    if number and not how.dry_run:
+        if not how.yes:
             confirm(f"Forget {number} workers that are gone?")
-        number = work_queue.clear_inactive_workers(silent_for, reason=reason, by=by)
-    verb = "would be forgotten" if dry_run else "forgotten"
-    told = {"forgotten": number, "dry_run": dry_run}
-    answer(told, as_json, lambda: f"{number} workers {verb}")
+        number = work_queue.clear_inactive_workers(silent_for, **how.signed)
+    verb = "would be forgotten" if how.dry_run else "forgotten"
+    told = {"forgotten": number, "dry_run": how.dry_run}
+    answer(told, how.as_json, lambda: f"{number} workers {verb}")
 
 
 @workers.command("drain")
 @click.argument("node")
 @audited
-@json_option
 @click.pass_obj
-def drain(
-    installation: Installation, node: str, reason: str, by: str | None, as_json: bool
-) -> None:
+def drain(installation: Installation, node: str, how: How) -> None:
     """Let a worker take nothing new; what it runs goes on, until it is resumed or restarted."""
     work_queue = installation.work_queue
-    work_queue.drain_worker(node, reason=reason, by=by)
+    work_queue.drain_worker(node, **how.signed)
     running = [len(one.jobs) for one in work_queue.get_workers(False) if one.node == node]
     text = f"worker {node} takes nothing new, {sum(running)} jobs still run; coordinator workers resume {node}"
-    answer({"worker": node, "state": "draining", "running": sum(running)}, as_json, lambda: text)
+    answer(
+        {"worker": node, "state": "draining", "running": sum(running)}, how.as_json, lambda: text
+    )
 
 
 @workers.command("resume")
 @click.argument("node")
 @audited
-@json_option
 @click.pass_obj
-def resume(
-    installation: Installation, node: str, reason: str, by: str | None, as_json: bool
-) -> None:
+def resume(installation: Installation, node: str, how: How) -> None:
     """Let a drained worker take jobs again."""
-    installation.work_queue.resume_worker(node, reason=reason, by=by)
-    answer({"worker": node, "state": "live"}, as_json, lambda: f"worker {node} takes jobs again")
+    installation.work_queue.resume_worker(node, **how.signed)
+    answer(
+        {"worker": node, "state": "live"}, how.as_json, lambda: f"worker {node} takes jobs again"
+    )
 
 
 @click.command("scale")
@@ -128,25 +121,21 @@ def resume(
 @click.option("--count", type=click.IntRange(min=1), required=True, help="Slots of its workers.")
 @click.option("--dry-run", is_flag=True, help="Show how the workers would share them, and stop.")
 @audited
-@json_option
 @click.pass_obj
 def scale(
     installation: Installation,
     queue: str,
     count: int,
-    dry_run: bool,
-    reason: str,
-    by: str | None,
-    as_json: bool,
+    how: How,
 ) -> None:
     """Change how many slots the live workers of a queue have, while they run.
 
     No running job is ended. Exit code 1 when some are still busy, or a worker cannot be scaled. A restarted worker
     begins with the slots it was configured with.
     """
-    told = installation.work_queue.scale_queue(queue, count, reason=reason, by=by, dry_run=dry_run)
-    answer(told, as_json, lambda: _scaled(told))
-    if not (told.done or dry_run):
+    told = installation.work_queue.scale_queue(queue, count, dry_run=how.dry_run, **how.signed)
+    answer(told, how.as_json, lambda: _scaled(told))
+    if not (told.done or how.dry_run):
         raise click.exceptions.Exit(REFUSED)
 
 

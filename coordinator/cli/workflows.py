@@ -8,7 +8,16 @@ import click
 
 from coordinator.cli.changes import KWARGS
 from coordinator.cli.installation import Installation
-from coordinator.cli.options import age, audited, limit_option, listed, moment, short, worker_name
+from coordinator.cli.options import (
+    How,
+    age,
+    audited,
+    limit_option,
+    listed,
+    moment,
+    short,
+    worker_name,
+)
 from coordinator.cli.output import ErrorsShown, answer, json_option, rows
 
 if TYPE_CHECKING:
@@ -102,25 +111,21 @@ def _arguments(args: Any, kwargs: Any) -> str:
 @click.option("--inputs", type=KWARGS, help="What it is given, a JSON object.")
 @click.option("--dry-run", is_flag=True, help="Check all steps, show what they would do, and stop.")
 @audited
-@json_option
 @click.pass_obj
 def execute(
     installation: Installation,
     name: str,
     inputs: dict[str, Any] | None,
-    dry_run: bool,
-    reason: str,
-    by: str | None,
-    as_json: bool,
+    how: How,
 ) -> None:
     """Begin an execution of a workflow; all its steps are checked before."""
     work_queue = installation.work_queue
-    if dry_run:
+    if how.dry_run:
         plan = work_queue.plan_workflow(name, inputs)
-        answer({"dry_run": True, "plan": plan}, as_json, lambda: _plan(plan))
+        answer({"dry_run": True, "plan": plan}, how.as_json, lambda: _plan(plan))
         return
-    found = work_queue.execute_workflow(name, inputs, reason=reason, by=by)
-    answer(found, as_json, lambda: _details(found))
+    found = work_queue.execute_workflow(name, inputs, **how.signed)
+    answer(found, how.as_json, lambda: _details(found))
 
 
 def _plan(plan: Plan) -> Any:
@@ -212,14 +217,11 @@ def _details(found: Execution) -> Any:
 @command.command("cancel")
 @click.argument("execution_id", metavar="EXECUTION")
 @audited
-@json_option
 @click.pass_obj
-def cancel(
-    installation: Installation, execution_id: str, reason: str, by: str | None, as_json: bool
-) -> None:
+def cancel(installation: Installation, execution_id: str, how: How) -> None:
     """End an execution: its present step is canceled, and no other one starts."""
     work_queue = installation.work_queue
-    state = work_queue.cancel_execution(execution_id, reason, by)
+    state = work_queue.cancel_execution(execution_id, **how.signed)
     work_queue.catch_up()
     told = {"execution_id": execution_id, "state": state}
-    answer(told, as_json, lambda: f"{execution_id}: {state}")
+    answer(told, how.as_json, lambda: f"{execution_id}: {state}")
