@@ -38,6 +38,7 @@ imports = (
     "tasks.shell",
     "tasks.call",
     "tasks.files",
+    "tasks.workflows",
 )
 
 task_track_started = True
