@@ -31,6 +31,24 @@ PASSWORD = "a password for tests"
 #: Milliseconds in which a page must show what is waited for: a refresh, on a machine with other work.
 PATIENCE_MS = 30_000
 
+WORKFLOW = """
+name = "improve"
+description = "Play, then learn from it."
+required = ["model", "gate"]
+
+[[steps]]
+name = "play"
+task = "play"
+models = "{model}"
+args = [["wait", "{gate}"], ["give", 3]]
+
+[[steps]]
+name = "learn"
+task = "play"
+models = "{model}"
+args = [["give", "{play}"]]
+"""
+
 #: Nothing of the browser's own goes to the network.
 ARGUMENTS = (
     "--disable-gpu",
@@ -129,6 +147,9 @@ def serving(installation: Installation, browser: Browser) -> Iterator[Console]:
         celery_app.SETTINGS: dumps(installation.conf),
         "COORDINATOR_FLOWER_URL": "http://127.0.0.1:5555",
     }
+    workflows = installation.folder / "workflows.toml"
+    workflows.write_text(WORKFLOW)
+    env["COORDINATOR_WORKFLOWS"] = str(workflows)
     words = ("-A", "tests.celery_app", "web", "--port", str(port))
     with running("python", "-m", "coordinator", *words, env=env, log=log) as process:
         own = Console(installation, f"http://127.0.0.1:{port}", browser)

@@ -28,13 +28,25 @@ PASSWORD = "a password for tests"
 SCOPES = ("viewer", "operator", "admin")
 
 #: Every page that is looked at, and what each verb's form brings at least.
-PAGES = ("", "jobs", "job?id={job}", "trends", "models", "audit", "bulk")
+PAGES = (
+    "",
+    "jobs",
+    "job?id={job}",
+    "trends",
+    "models",
+    "workflows",
+    "execution?id={job}",
+    "audit",
+    "bulk",
+)
 FORMS: dict[str, dict[str, str]] = {
     "jobs/preview": {"verb": "cancel", "id": "{job}"},
     "jobs/act": {"verb": "cancel", "id": "{job}"},
     "bulk": {"verb": "retry"},
     "pause": {"queue": "work"},
     "resume": {"queue": "work"},
+    "workflows/execute": {"workflow": "single"},
+    "workflows/cancel": {"id": "{job}"},
     "panic/open": {"scope": "queue:work"},
     "panic/close": {"scope": "queue:work"},
     "logout": {},

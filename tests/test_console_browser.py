@@ -22,7 +22,17 @@ if TYPE_CHECKING:
 pytest_plugins = ["tests.workers", "tests.console_site"]
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
-PAGES = ("", "jobs", "jobs?status=FAILED", "trends", "models", "audit", "bulk", "job?id=unknown")
+PAGES = (
+    "",
+    "jobs",
+    "jobs?status=FAILED",
+    "trends",
+    "models",
+    "workflows",
+    "audit",
+    "bulk",
+    "job?id=unknown",
+)
 
 #: What is fine takes most of the time to describe.
 VIOLATIONS = {"resultTypes": ["violations"]}
@@ -196,6 +206,27 @@ def test_a_job_of_a_killed_worker_is_seen_processing_then_waiting_then_processin
                 expect(page.locator("#facts")).to_contain_text("Lost with a worker1")
                 expect(page.locator("#story")).to_contain_text("expired")
             installation.work_queue.cancel_job(str(result.id))
+
+
+def test_a_workflow_is_executed_and_its_steps_are_followed(console: Console) -> None:
+    model, gate = console.installation.model(), console.installation.gate()
+    with console.visit("otto", "workflows") as page:
+        expect(page.locator(".graph").first).to_contain_text("learn")
+        page.locator('[id="execute-improve"] summary').click()
+        page.get_by_label("model", exact=True).fill(model)
+        page.get_by_label("gate", exact=True).fill(gate)
+        page.get_by_role("button", name="Execute").click()
+        steps = page.locator("#steps li")
+        expect(steps.nth(0)).to_contain_text("Processing")
+        expect(steps.nth(0)).to_have_attribute("aria-current", "step")
+        expect(steps.nth(1)).to_contain_text("not yet")
+        assert Axe().run(page, options=VIOLATIONS).violations_count == 0
+        console.installation.open(gate)
+        expect(steps.nth(1)).to_contain_text("Completed")
+        expect(page.locator("#title .pill")).to_contain_text("Completed")
+        expect(page.locator("#facts")).to_contain_text("user:otto@127.0.0.1")
+        page.goto("workflows")
+        expect(page.locator("#executions")).to_contain_text(model)
 
 
 def test_everything_is_reached_with_the_keyboard(console: Console) -> None:

@@ -22,6 +22,7 @@ from coordinator.web.pages import (
     operations,
     switches,
     trends,
+    workflows,
 )
 from coordinator.web.pages.recent import Recent
 from coordinator.web.pages.words import HOME
@@ -31,7 +32,7 @@ from coordinator.web.visits import Service
 logger = logging.getLogger("coordinator")
 
 #: What has pages, or forms.
-MODULES = (operations, jobs, actions, bulk, switches, trends, models, audit, entry)
+MODULES = (operations, jobs, actions, bulk, switches, trends, models, workflows, audit, entry)
 
 #: A file's address changes with its content, so it is asked for once.
 _FOR_EVER = {"Cache-Control": "public, max-age=31536000, immutable"}

@@ -32,6 +32,7 @@ MENU = (
     ("jobs", "Jobs"),
     ("trends", "Trends"),
     ("models", "Models"),
+    ("workflows", "Workflows"),
     ("audit", "Audit"),
 )
 
