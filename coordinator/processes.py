@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import os
+import signal
 import socket
 import stat
 import tempfile
@@ -120,8 +122,13 @@ class Processes:
             CoordinatorError: it did not stop in time.
         """
         full = f"{FIRST_GROUP if name == REDIS else SERVICES_GROUP}:{name}"
-        if self._process(self._call("getProcessInfo", full)).state not in _ENDED:
+        process = self._process(self._call("getProcessInfo", full))
+        if process.state not in _ENDED:
             self._call("stopProcess", full, False)
+            if process.pid:
+                # One that is halted (SIGSTOP, a debugger) would hear of it only when its time is over.
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(process.pid, signal.SIGCONT)
         deadline = time.monotonic() + timeout
         while (process := self._process(self._call("getProcessInfo", full))).state not in _ENDED:
             if time.monotonic() > deadline:
