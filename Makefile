@@ -11,7 +11,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3 python3.13 python3
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check bench chaos format lock clean
+.PHONY: help install run test check bench chaos format lock audit clean
 
 help: ## Print this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
@@ -60,6 +60,12 @@ lock: ## Resolve requirements.lock (development) and requirements-runtime.lock (
 	$(LOCK_VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-annotate --no-emit-index-url --extra postgres --extra games --extra web \
 		-c requirements.lock pyproject.toml -o requirements-runtime.lock
+
+# What is locked, not what is installed; the service it asks is that of the package index.
+audit: ## Look for known vulnerabilities in what the container is made of
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed" >&2; exit 1; }
+	@test -x $(LOCK_VENV)/bin/pip-audit || { $(PYTHON) -m venv $(LOCK_VENV) && $(LOCK_VENV)/bin/python -m pip install --quiet pip-audit; }
+	$(LOCK_VENV)/bin/pip-audit --requirement requirements-runtime.lock --require-hashes --disable-pip $(ARGS)
 
 clean: ## Remove .venv, caches and build products (never the data folder)
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -19,7 +19,7 @@ from kombu.entity import Queue
 from kombu.transport import TRANSPORT_ALIASES
 
 from coordinator.embedded import redis_url
-from coordinator.errors import InvalidSetting, Refused
+from coordinator.errors import InvalidSetting, InvalidValue, Refused
 from coordinator.jobs import Job
 from coordinator.ledger import connection_url
 from coordinator.maintenance import Deliverer, schedule
@@ -171,6 +171,8 @@ class CoordinatedAMQP(AMQP):
             # A retry carries what its first call said; what it says itself counts more.
             call = said(headers.pop(OPTIONS_HEADER, None))
             call |= {key: options.pop(key) for key in (*OPTIONS, *CARRIED) if key in options}
+            if options.get("serializer") in _RUNS_CODE:
+                raise InvalidValue("serializer", options["serializer"], _JSON)
             args, kwargs = message.body[0], message.body[1]
             described = self.coordination.describe(name, args or (), kwargs or {}, call)
             if described is not None:
@@ -247,6 +249,7 @@ def _configure(app: Celery, settings: Settings) -> None:
         )
     if conf.task_protocol != 2:
         raise InvalidSetting("task_protocol", conf.task_protocol, "2: headers say what a job needs")
+    _check_serializers(conf)
     # Kombu makes channels from the transport alone, so each app has one of its own that knows it.
     base = SentinelTransport if scheme == "sentinel" else Transport
     known = {"coordination": app.coordination, "scheme": scheme, "__module__": __name__}
@@ -260,6 +263,21 @@ def _configure(app: Celery, settings: Settings) -> None:
     own = dict.fromkeys(("redis", "rediss"), "coordinator.results:Backend")
     app.loader.override_backends = {**own, **app.loader.override_backends}
     conf.beat_schedule = {**schedule(app), **conf.beat_schedule}
+
+
+#: Content that runs code when it is read, by its names.
+_RUNS_CODE = frozenset({"pickle", "application/x-python-serialize"})
+
+_JSON = "json: whoever can write to Redis could run code in every worker with a pickle"
+
+
+def _check_serializers(conf: Any) -> None:
+    for name in ("task_serializer", "result_serializer", "event_serializer"):
+        if conf.get(name) in _RUNS_CODE:
+            raise InvalidSetting(name, conf.get(name), _JSON)
+    for name in ("accept_content", "result_accept_content"):
+        if _RUNS_CODE & set(conf.get(name) or ()):
+            raise InvalidSetting(name, list(conf.get(name)), _JSON)
 
 
 def coordinate(app: Celery) -> Celery:

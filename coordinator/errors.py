@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+#: A password in a URL, also in one that is wrong or cut off.
+_PASSWORD = re.compile(r"(\w+://[^\s/@'\"]*?:)[^\s/@'\"]+@")
+
+
+def masked(text: str) -> str:
+    """Return a text without the passwords of the URLs in it."""
+    return _PASSWORD.sub(r"\1***@", text)
 
 
 class CoordinatorError(Exception):
@@ -18,12 +27,13 @@ class InvalidValue(CoordinatorError, ValueError):
     ) -> None:
         self.field, self.value, self.allowed = field, value, allowed
         self.choices = tuple(choices)
-        shown = repr(value)
+        # Before it is cut, or what is left of a URL would not be known as one.
+        shown = masked(repr(value))
         if len(shown) > 80:
             shown = f"{shown[:77]}... ({len(shown)} characters)"
         near = difflib.get_close_matches(str(value), self.choices, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        super().__init__(f"{field}: {shown} is not allowed: {allowed}{hint}")
+        super().__init__(masked(f"{field}: {shown} is not allowed: {allowed}{hint}"))
 
 
 class InvalidSetting(InvalidValue):

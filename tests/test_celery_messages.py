@@ -396,7 +396,7 @@ def test_a_plain_kombu_connection_is_left_alone(shared: Installation) -> None:
 
 
 def test_other_serializers_are_as_the_app_configured_them(alone: Installation) -> None:
-    alone.conf.update(task_serializer="pickle", accept_content=["pickle", "json"])
+    alone.conf.update(task_serializer="yaml", accept_content=["yaml", "json"])
     model = "m"
     with alone.worker(concurrency=1):
         assert alone.get(alone.play(["give", 1], model=model)) == 1

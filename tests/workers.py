@@ -183,8 +183,6 @@ class Installation:
             celery_app.BROKER: self.broker,
             celery_app.FOLDER: str(self.folder),
             celery_app.SETTINGS: dumps({**self.conf, **conf}),
-            # Celery refuses to run pickles as root, who runs the tests in containers.
-            "C_FORCE_ROOT": "1",
         }
         command = ["python", "-m", "celery", "-A", "tests.celery_app", "worker", "-n", name]
         command += ["-Q", ",".join(queues), "-P", pool, "-c", str(concurrency), "-l", "INFO"]
