@@ -8,7 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coordinator.author import default_author
-from coordinator.errors import InvalidValue, Refused, UnknownExecution, UnknownWorkflow
+from coordinator.errors import (
+    InvalidValue,
+    Refused,
+    UnknownExecution,
+    UnknownJob,
+    UnknownWorkflow,
+)
 from coordinator.interventions import Interventions
 from coordinator.jobs import Job
 from coordinator.ledger import Admission
@@ -107,6 +113,19 @@ class Executions(Interventions, Listings):
     ) -> Admission:
         """Accept a job that is stored together with something else; see ``work_queue``."""
         raise NotImplementedError
+
+    def unknown_job(self, job_id: str) -> UnknownJob:
+        """Return the error that tells that a job is not known; conflicts name executions beside jobs."""
+        if job_id.startswith("workflow-"):
+            if self.store.execution(job_id) is not None:
+                shown = f"coordinator workflows executions {job_id}"
+                return UnknownJob(f"{job_id} is an execution of a workflow: {shown}")
+            jobs = sorted(self.ledger.members(job_id))
+            if jobs:
+                return UnknownJob(
+                    f"{job_id} is the lock of a canvas, of the jobs {', '.join(jobs)}"
+                )
+        return super().unknown_job(job_id)
 
     def get_workflows(self) -> list[Workflow]:
         """Return the workflows of the app by name, those of Python and those of files.

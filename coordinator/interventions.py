@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from coordinator.author import default_author
-from coordinator.errors import Refused, UnknownJob
+from coordinator.errors import Refused
 from coordinator.jobs import Job
 from coordinator.records import Records
 
@@ -172,7 +172,7 @@ class Interventions(Records):
     def _stored(self, job_id: str) -> StoredJob:
         stored = self.store.stored([job_id]).get(job_id)
         if stored is None:
-            raise UnknownJob(f"no job {job_id!r} is known: it never was, or ended and was pruned")
+            raise self.unknown_job(job_id)
         return stored
 
     def _running(self, job_id: str, answer: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coordinator.catching_up import CatchingUp
-from coordinator.errors import InvalidValue, LedgerUnavailable, UnknownJob
+from coordinator.errors import InvalidValue, LedgerUnavailable
 from coordinator.states import ALIASES, State, Verb, status
 
 logger = logging.getLogger("coordinator")
@@ -99,7 +99,7 @@ class Listings(CatchingUp):
         """
         row = self.store.job(job_id)
         if row is None:
-            raise UnknownJob(f"no job {job_id!r} is known: it never was, or ended and was pruned")
+            raise self.unknown_job(job_id)
         return record_of(row, self._standing([job_id]).get(job_id))
 
     def get_jobs(

@@ -7,7 +7,6 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from coordinator.errors import UnknownJob
 from coordinator.failures import Failures
 from coordinator.holds import Hold, Holds, hold_of, paused_by
 from coordinator.ledger import Lock
@@ -169,7 +168,7 @@ class Overview(Failures, Rates, Holds):
         if found is None:
             row = self.store.job(job_id)
             if row is None:
-                raise UnknownJob(f"no job {job_id} is known")
+                raise self.unknown_job(job_id)
             return Why(job_id, row["state"], "ended" if row["finished_at"] else "restoring")
         return found
 

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from coordinator.embedded import redis_url
+from coordinator.errors import UnknownJob
 from coordinator.jobs import Event, Job
 from coordinator.ledger import Ledger
 from coordinator.restorer import Restorer, configured
@@ -103,6 +104,10 @@ class Records:
                     store.upgrade()
                     self._store = store
         return self._store
+
+    def unknown_job(self, job_id: str) -> UnknownJob:
+        """Return the error that tells that a job is not known."""
+        return UnknownJob(f"no job {job_id!r} is known: it never was, or ended and was pruned")
 
     def ensure_open(self) -> bool:
         """Restore the ledger if it is of another life of Redis; False while somebody else does."""

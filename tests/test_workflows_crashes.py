@@ -133,7 +133,7 @@ def test_redis_forgets_in_the_middle_of_an_execution(own: Installation, moment: 
         strangers.append(own.play(["give", 2], model=model))
 
         def open_again() -> bool:
-            return own.redis.hget("coordinator:meta", "open") == "1"
+            return bool(own.redis.hget("coordinator:meta", "open") == "1")
 
         eventually(open_again, PATIENCE)
         own.waits(strangers)

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from coordinator import InvalidValue, Step, Workflow, register_workflow
 from coordinator.cli import main
+from coordinator.errors import UnknownJob
 from coordinator.workflows.files import read_workflows
 
 if TYPE_CHECKING:
@@ -139,6 +140,10 @@ def test_workflows_on_the_command_line(desk: Desk, call: Callable[..., Result]) 
     assert desk.ledger.holders("model:shared-m") == {own}
     assert "selfplay (1 of 2)" in call("executions").stdout
     assert f"{own}.learn" in call("executions", own).stdout
+    with pytest.raises(UnknownJob, match=f"coordinator workflows executions {own}"):
+        desk.queue.why(own)
+    with pytest.raises(UnknownJob, match="is an execution of a workflow"):
+        desk.queue.cancel_job(own)
     assert call("cancel", own, "--reason", "enough", "--by", "ann").stdout == f"{own}: canceled\n"
     assert desk.ledger.holders("model:shared-m") == set()
     assert "has ended: it is CANCELED" in call("cancel", own, code=1).output
