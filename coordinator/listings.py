@@ -10,7 +10,7 @@ from typing import Any
 
 from coordinator.catching_up import CatchingUp
 from coordinator.errors import InvalidValue, LedgerUnavailable
-from coordinator.states import ALIASES, State, Verb, status
+from coordinator.states import ALIASES, FINAL, State, Verb, status
 
 logger = logging.getLogger("coordinator")
 
@@ -200,10 +200,12 @@ def record_of(row: Mapping[str, Any], now: Mapping[str, str] | None = None) -> J
 
     Args:
         row: the row.
-        now: what the ledger says of the job, which counts more while it has not ended.
+        now: what the ledger says of the job, which counts more unless it has ended.
     """
     row = dict(row)
-    if now is not None and row["finished_at"] is None:
+    # One that was resubmitted a moment ago has ended according to the store alone.
+    if now is not None and (row["finished_at"] is None or State(now["state"]) not in FINAL):
+        row["finished_at"] = None
         row["state"] = now["state"]
         row["retries"] = int(now.get("retries") or 0)
         row["attempts"] = int(now.get("attempts") or row["attempts"])

@@ -93,23 +93,31 @@ class JobReaper:
 
     def reap_silent(self, work_queue: WorkQueue) -> int:
         """Release running jobs that have been silent for too long; age alone is no reason."""
-        now_ms = time.time() * 1000
+        now_ms = work_queue.ledger.clock()
         reaped = 0
         for job in work_queue.ledger.running():
             if reaped >= self.config.max_jobs_to_reap_per_cycle:
                 break
+            if job["state"] != "running":
+                continue
+            seconds = (now_ms - float(job.get("started") or now_ms)) / 1000
             reason = self._silent(job, now_ms)
-            if reason and job["state"] == "running":
+            if reason is None and seconds > self.config.stuck_job_threshold_seconds:
+                reason = self._overdue(work_queue, job["id"], seconds)
+            if reason:
                 work_queue.release_job(job["id"], reason, "reaper")
                 reaped += 1
         return reaped
 
+    def _overdue(self, work_queue: WorkQueue, job_id: str, seconds: float) -> str | None:
+        # Its worker ends it at its timeout; this is for those whose worker did not. The ledger has no timeouts.
+        row = work_queue.store.job(job_id)
+        timeout = float(row["timeout"] or 0) if row else 0.0
+        if not timeout or seconds - timeout <= self.config.stuck_job_threshold_seconds:
+            return None
+        return f"past its timeout of {timeout:g} s by {seconds - timeout:.0f} s"
+
     def _silent(self, job: dict[str, str], now_ms: float) -> str | None:
-        timeout = float(job.get("timeout") or 0)
-        started = float(job.get("started") or now_ms)
-        overdue = (now_ms - started) / 1000 - timeout
-        if timeout and overdue > self.config.stuck_job_threshold_seconds:
-            return f"past its timeout of {timeout:g} s by {overdue:.0f} s"
         if "progressed" in job:
             silent = (now_ms - float(job["progressed"])) / 1000
             if silent > self.config.stale_job_threshold_seconds:
