@@ -12,7 +12,7 @@ RUN /opt/coordinator/bin/pip install --no-cache-dir --no-deps --no-build-isolati
 FROM python:3.11-slim
 # A number, not a name: Kubernetes can check only a number to be another user than root.
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin coordinator \
-    && install -d -o 10001 -g 10001 /data
+    && install -d -o 10001 -g 10001 /data /secrets
 COPY --from=build /opt/coordinator /opt/coordinator
 # numpy must not start a thread per core in every worker slot.
 ENV PATH=/opt/coordinator/bin:$PATH \
@@ -20,7 +20,7 @@ ENV PATH=/opt/coordinator/bin:$PATH \
     OMP_NUM_THREADS=1 \
     COORDINATOR_DATA_DIR=/data
 WORKDIR /app
-COPY celeryconfig.py ./
+COPY celeryconfig.py flowerconfig.py ./
 USER 10001
 VOLUME /data
 ENTRYPOINT ["celery", "-A", "tasks"]
