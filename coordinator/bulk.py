@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from coordinator.author import default_author
 from coordinator.errors import InvalidValue
@@ -53,16 +53,30 @@ class Bulk:
     dry_run: bool = False
 
 
+class BulkOptions(TypedDict, total=False):
+    """How a bulk verb is done.
+
+    Attributes:
+        reason, by: kept in the log; by default none, and this process's user.
+        dry_run: whether only to count and sample.
+        progress: called with (done, total) after each batch.
+    """
+
+    reason: str
+    by: str | None
+    dry_run: bool
+    progress: Progress
+
+
 def silent(_done: int, _total: int) -> None:
     """Show no progress."""
 
 
 class BulkVerbs(Interventions, Listings):
-    """The operators' verbs about many jobs.
+    """The operators' verbs about many jobs; all take ``BulkOptions``.
 
-    All take ``reason`` and ``by``, kept in the log; ``dry_run``, which counts and samples only; and ``progress``, which
-    is called with (done, total) after each batch. Jobs that are submitted meanwhile are left alone. All raise
-    ``StoreUnavailable`` and ``LedgerUnavailable``; what was done until then stays done, and calling again goes on.
+    Jobs that are submitted meanwhile are left alone. All raise ``StoreUnavailable`` and ``LedgerUnavailable``; what was
+    done until then stays done, and calling again goes on.
     """
 
     def drain(
@@ -73,10 +87,7 @@ class BulkVerbs(Interventions, Listings):
         remove: bool = False,
         model: str | None = None,
         org: str | None = None,
-        reason: str = "",
-        by: str | None = None,
-        dry_run: bool = False,
-        progress: Progress = silent,
+        **how: Unpack[BulkOptions],
     ) -> Bulk:
         """Postpone or remove all pending jobs; what runs goes on.
 
@@ -84,7 +95,7 @@ class BulkVerbs(Interventions, Listings):
             queue, model, org: only jobs of these.
             delay_seconds: nothing of it starts for so long; jobs that are due later anyway are left alone.
             remove: cancel them instead.
-            reason, by, dry_run, progress: see the class.
+            how: see ``BulkOptions``.
 
         Raises:
             InvalidValue: neither a delay nor ``remove``, or both; a delay that is not positive.
@@ -92,7 +103,7 @@ class BulkVerbs(Interventions, Listings):
         if (delay_seconds is None) != remove:
             raise InvalidValue("delay_seconds", delay_seconds, "given, or remove instead")
         selection = Selection(queue, model, org)
-        work = _Work("drained", selection, reason, by or default_author(), dry_run, progress)
+        work = _Work.of("drained", selection, how)
         if delay_seconds is None:
             return self._each(work, PENDING, lambda ids: self._cancel(work, ids, "withdraw"))
         if not 0 < delay_seconds < 10 * 366 * 86_400:
@@ -100,45 +111,37 @@ class BulkVerbs(Interventions, Listings):
         until = self.ledger.clock() + int(delay_seconds * 1000)
 
         def delay(ids: Sequence[str]) -> list[str]:
-            return self.ledger.drain(ids, until, reason, work.by)
+            return self.ledger.drain(ids, until, work.reason, work.by)
 
         return self._each(work, PENDING, delay, {"until_ms": until})
 
     def cancel_jobs(
         self,
         selection: Selection,
-        *,
-        reason: str = "",
-        by: str | None = None,
-        dry_run: bool = False,
-        progress: Progress = silent,
+        **how: Unpack[BulkOptions],
     ) -> Bulk:
         """Cancel all unfinished jobs that fit; running ones are stopped.
 
         Args:
             selection: which.
-            reason, by, dry_run, progress: see the class.
+            how: see ``BulkOptions``.
         """
-        work = _Work("canceled", selection, reason, by or default_author(), dry_run, progress)
+        work = _Work.of("canceled", selection, how)
         return self._each(work, UNFINISHED, lambda ids: self._cancel(work, ids, "cancel"))
 
     def clear_all(
         self,
         queue: str | None = None,
-        *,
-        reason: str = "",
-        by: str | None = None,
-        dry_run: bool = False,
-        progress: Progress = silent,
+        **how: Unpack[BulkOptions],
     ) -> Bulk:
         """Cancel everything that has not ended, running jobs too; of one queue, or of all.
 
         Args:
             queue: only this queue.
-            reason, by, dry_run, progress: see the class.
+            how: see ``BulkOptions``.
         """
         selection = Selection(queue)
-        work = _Work("cleared", selection, reason, by or default_author(), dry_run, progress)
+        work = _Work.of("cleared", selection, how)
         return self._each(work, UNFINISHED, lambda ids: self._cancel(work, ids, "cancel"))
 
     def retry_failed(
@@ -149,10 +152,7 @@ class BulkVerbs(Interventions, Listings):
         queue: str | None = None,
         model: str | None = None,
         org: str | None = None,
-        reason: str = "",
-        by: str | None = None,
-        dry_run: bool = False,
-        progress: Progress = silent,
+        **how: Unpack[BulkOptions],
     ) -> Bulk:
         """Resubmit failed and unprocessable jobs, the oldest first; all of them when nothing is given.
 
@@ -160,10 +160,10 @@ class BulkVerbs(Interventions, Listings):
             job_id: this one.
             error: only those whose error contains this text.
             queue, model, org: only jobs of these.
-            reason, by, dry_run, progress: see the class.
+            how: see ``BulkOptions``.
         """
         selection = Selection(queue, model, org, error=error, job_id=job_id)
-        work = _Work("resubmitted", selection, reason, by or default_author(), dry_run, progress)
+        work = _Work.of("resubmitted", selection, how)
 
         def resubmit(ids: Sequence[str]) -> list[str]:
             stored = self.store.stored(ids)
@@ -172,7 +172,7 @@ class BulkVerbs(Interventions, Listings):
                 if one not in stored:
                     answers.append("gone")
                     continue
-                answer = self._resubmit(stored[one], None, None, reason, work.by)
+                answer = self._resubmit(stored[one], None, None, work.reason, work.by)
                 answers.append("done" if answer["answer"] == "done" else answer["state"])
             return answers
 
@@ -182,18 +182,14 @@ class BulkVerbs(Interventions, Listings):
         self,
         max_age_hours: float,
         queue: str | None = None,
-        *,
-        reason: str = "",
-        by: str | None = None,
-        dry_run: bool = False,
-        progress: Progress = silent,
+        **how: Unpack[BulkOptions],
     ) -> Bulk:
         """Forget failed and unprocessable jobs that ended long ago; the log and the totals keep them.
 
         Args:
             max_age_hours: those that ended longer ago than this go; 0 is all.
             queue: only of this queue.
-            reason, by, dry_run, progress: see the class.
+            how: see ``BulkOptions``.
 
         Raises:
             InvalidValue: a negative age.
@@ -202,15 +198,19 @@ class BulkVerbs(Interventions, Listings):
             raise InvalidValue("max_age_hours", max_age_hours, "a number of hours from 0 up")
         self.catch_up()
         before = time.time_ns() // 1_000_000 - int(max_age_hours * 3_600_000)
-        author = by or default_author()
-        matched = self.store.purge_failed(before, queue, by=author, dry_run=True)
-        words = f"{Selection(queue)}, ended over {max_age_hours:g} h ago"
-        if dry_run:
-            return Bulk("purged", words, matched, dry_run=True)
+        work = _Work.of("purged", Selection(queue), how)
+        matched = self.store.purge_failed(before, queue, by=work.by, dry_run=True)
+        words = f"{work.selection}, ended over {max_age_hours:g} h ago"
+        if work.dry_run:
+            return Bulk(work.verb, words, matched, dry_run=True)
         done = self.store.purge_failed(
-            before, queue, by=author, reason=reason, progress=lambda gone: progress(gone, matched)
+            before,
+            queue,
+            by=work.by,
+            reason=work.reason,
+            progress=lambda gone: work.progress(gone, matched),
         )
-        return Bulk("purged", words, matched, done)
+        return Bulk(work.verb, words, matched, done)
 
     def _cancel(self, work: _Work, ids: Sequence[str], kind: str) -> list[str]:
         answers = []
@@ -273,3 +273,10 @@ class _Work:
     by: str
     dry_run: bool
     progress: Progress
+
+    @classmethod
+    def of(cls, verb: str, selection: Selection, how: BulkOptions) -> _Work:
+        """Return a call, with what was not given as it is by default."""
+        author = how.get("by") or default_author()
+        reason, dry_run = how.get("reason", ""), how.get("dry_run", False)
+        return cls(verb, selection, reason, author, dry_run, how.get("progress", silent))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,11 +143,11 @@ class Holds(CatchingUp):
         Raises:
             InvalidValue: there is no such queue; the message says which there are.
         """
-        known = sorted(self.known_queues())
         if self.application is None:
             return check_name("queue", queue)
+        known = self.known_queues()
         if queue not in known:
-            raise InvalidValue("queue", queue, "one of " + ", ".join(known), known)
+            raise unknown_queue(queue, known)
         return queue
 
     def _resources(
@@ -169,6 +169,12 @@ class Holds(CatchingUp):
         if integration is not None:
             return (integration_resource(check_name("integration", integration)),)
         return (SERIAL_RESOURCE if queue is None else queue_resource(queue),)
+
+
+def unknown_queue(queue: str, known: Iterable[str]) -> InvalidValue:
+    """Return the error about a queue that is none of those that are known."""
+    names = sorted(known)
+    return InvalidValue("queue", queue, "one of " + ", ".join(names), names)
 
 
 def hold_of(resource: str, note: Mapping[str, Any]) -> Hold:

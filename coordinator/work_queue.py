@@ -24,6 +24,7 @@ from coordinator.errors import (
     StoreUnavailable,
 )
 from coordinator.executions import Executions
+from coordinator.holds import unknown_queue
 from coordinator.jobs import Job, Result
 from coordinator.ledger import Admission, Finish
 from coordinator.operators import Operators
@@ -95,7 +96,7 @@ class WorkQueue(Operators, Alerts, Executions, Repairs):
         if not inside:
             # The next link of a chain was accepted with its first one.
             for queue in {job.queue for job in jobs}:
-                self._check_queue(queue)
+                self._check_served(queue)
         admissions: list[Admission] = []
         box = current_outbox()
         for start in range(0, len(jobs), BATCH):
@@ -113,7 +114,8 @@ class WorkQueue(Operators, Alerts, Executions, Repairs):
                     "coordinator_limits", resource, f"above 0: job {job.job_id} could never start"
                 )
 
-    def _check_queue(self, queue: str) -> None:
+    def _check_served(self, queue: str) -> None:
+        # One that is merely configured, as the shipped ones are in every app, might never have a worker.
         if self.application is None or queue in self._known_queues:
             return
         if not self.application.declares(queue):
@@ -123,8 +125,7 @@ class WorkQueue(Operators, Alerts, Executions, Repairs):
                 # Not now to be told from a queue of other workers: accepted.
                 return
             if queue not in consumed:
-                names = sorted({*self.application.queues(), *self.settings.queues, *consumed})
-                raise InvalidValue("queue", queue, f"one of {', '.join(names)}", names)
+                raise unknown_queue(queue, self.known_queues())
         self._known_queues.add(queue)
 
     def _put_in(self, box: Outbox, jobs: Sequence[Job]) -> list[Admission]:
@@ -198,7 +199,7 @@ class WorkQueue(Operators, Alerts, Executions, Repairs):
             StoreUnavailable, LedgerFull: nothing was accepted.
         """
         self._check_possible(job)
-        self._check_queue(job.queue)
+        self._check_served(job.queue)
         if not store():
             return Admission(job.job_id, "waiting", known=True)
         try:

@@ -5,15 +5,22 @@ A test file asks for the fixture with ``pytest_plugins = ["tests.workers", "test
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from click.testing import CliRunner, Result
 
+from coordinator.cli import main
 from coordinator.work_queue import WorkQueue
 
 if TYPE_CHECKING:
     from tests.workers import Installation
+
+
+Call = Callable[..., Result]
 
 
 class Desk:
@@ -83,3 +90,19 @@ def desk(alone: Installation) -> Iterator[Desk]:
     own = Desk(alone)
     yield own
     own.ledger.pool.disconnect()
+
+
+@pytest.fixture
+def call(desk: Desk) -> Iterator[Call]:
+    """Call a command of the desk's app; its exit code is checked."""
+    module = ModuleType("desk_app")
+    module.app = desk.installation.app  # type: ignore[attr-defined]  # a module made here
+    sys.modules["desk_app"] = module
+
+    def run(*arguments: str, answer: str | None = None, code: int = 0) -> Result:
+        shown = CliRunner().invoke(main, ("-A", "desk_app", *arguments), input=answer)
+        assert shown.exit_code == code, shown.output + repr(shown.exception)
+        return shown
+
+    yield run
+    del sys.modules["desk_app"]

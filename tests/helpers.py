@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -12,9 +13,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
+from click.testing import Result
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -46,6 +48,11 @@ def eventually(check: Callable[[], T], timeout: float = 10, interval: float = 0.
             if time.monotonic() > deadline:
                 raise AssertionError(f"not true after {timeout:g} s; last answer: {answer!r}")
         time.sleep(interval)
+
+
+def said(shown: Result) -> Any:
+    """Return the JSON that a command of the command line answered."""
+    return json.loads(shown.stdout)
 
 
 def free_port() -> int:

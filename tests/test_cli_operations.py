@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable, Iterator
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from click.testing import CliRunner, Result
 
-from coordinator.cli import main
 from coordinator.populator import Wish
+from tests.helpers import said
 
 if TYPE_CHECKING:
-    from tests.desk import Desk
+    from tests.desk import Call, Desk
     from tests.workers import Installation
 
 pytest_plugins = ["tests.workers", "tests.desk"]
-
-Call = Callable[..., Result]
 
 #: What the plan of the test's app wishes.
 WISHES = [Wish("work", "m", "play", {"model": "m"}, 2, "more games")]
@@ -33,26 +26,6 @@ def plan() -> list[Wish]:
 @pytest.fixture(autouse=True)
 def planned(alone: Installation) -> None:
     alone.conf["coordinator_populator"] = f"{__name__}:plan"
-
-
-@pytest.fixture
-def call(desk: Desk) -> Iterator[Call]:
-    """Call a command of the test's app."""
-    module = ModuleType("operations_app")
-    module.app = desk.installation.app  # type: ignore[attr-defined]  # a module made here
-    sys.modules["operations_app"] = module
-
-    def run(*arguments: str, answer: str | None = None, code: int = 0) -> Result:
-        shown = CliRunner().invoke(main, ("-A", "operations_app", *arguments), input=answer)
-        assert shown.exit_code == code, shown.output + repr(shown.exception)
-        return shown
-
-    yield run
-    del sys.modules["operations_app"]
-
-
-def said(shown: Result) -> Any:
-    return json.loads(shown.stdout)
 
 
 def test_orgs_and_their_limits(desk: Desk, call: Call) -> None:

@@ -2,48 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from click.testing import CliRunner, Result
 
 from coordinator import attention
 from coordinator.batches import lines_of
-from coordinator.cli import main
 from coordinator.durations import parse_duration, shown_duration
 from coordinator.errors import InvalidValue
+from tests.helpers import said
 
 if TYPE_CHECKING:
-    from tests.desk import Desk
+    from tests.desk import Call, Desk
 
 pytest_plugins = ["tests.workers", "tests.desk"]
-
-Call = Callable[..., Result]
-
-
-@pytest.fixture
-def call(desk: Desk) -> Iterator[Call]:
-    """Call a command of the test's app."""
-    module = ModuleType("desk_app")
-    module.app = desk.installation.app  # type: ignore[attr-defined]  # a module made here
-    sys.modules["desk_app"] = module
-
-    def run(*arguments: str, answer: str | None = None, code: int = 0) -> Result:
-        shown = CliRunner().invoke(main, ("-A", "desk_app", *arguments), input=answer)
-        assert shown.exit_code == code, shown.output + repr(shown.exception)
-        return shown
-
-    yield run
-    del sys.modules["desk_app"]
-
-
-def said(shown: Result) -> Any:
-    return json.loads(shown.stdout)
 
 
 def test_durations_are_read_and_shown() -> None:

@@ -585,8 +585,8 @@ class StoreContract:
         assert [row["job_id"] for row in store.failures(limit=1)] == ["j2"]
         assert [row["job_id"] for row in store.failures(text="memory")] == ["j0"]
         assert store.failures(queue="training") == []
-        summary = [(row["error"], row["jobs"]) for row in store.error_summary()]
-        assert summary == [("disk full", 2), ("out of memory", 1)]
+        summary = {row["error"]: row["jobs"] for row in store.errors()}
+        assert summary == {"disk full": 2, "out of memory": 1}
         assert store.completed_since(NOW) == 1
         assert store.failed_since(NOW) == 3
         assert store.failed_since(NOW, "training") == 0

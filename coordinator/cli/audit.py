@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from coordinator.cli.db import Moment
 from coordinator.cli.installation import Installation
-from coordinator.cli.options import limit_option, moment, short, worker_name
-from coordinator.cli.output import answer, console, json_option, rows
+from coordinator.cli.options import limit_option, moment, page, short, worker_name
+from coordinator.cli.output import json_option, rows
 
 if TYPE_CHECKING:
     from coordinator.listings import AuditEntry
@@ -52,10 +51,7 @@ def command(
         limit=limit,
         cursor=cursor,
     )
-    next_page = found[-1].cursor if len(found) == limit else None
-    answer({"entries": found, "cursor": next_page}, as_json, lambda: _table(found))
-    if next_page and not as_json:
-        console(sys.stderr).print(f"more: --cursor {next_page}", markup=False)
+    page("entries", found, limit, as_json, lambda: _table(found))
 
 
 def _table(found: list[AuditEntry]) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +13,13 @@ from coordinator.cli.options import (
     limit_option,
     listed,
     moment,
+    page,
     progress_text,
     queue_option,
     short,
     worker_name,
 )
-from coordinator.cli.output import answer, console, json_option, rows
+from coordinator.cli.output import answer, json_option, rows
 from coordinator.errors import LedgerUnavailable
 
 if TYPE_CHECKING:
@@ -62,10 +62,7 @@ def jobs(
         cursor=cursor,
         oldest_first=oldest,
     )
-    next_page = found[-1].cursor if len(found) == limit else None
-    answer({"jobs": found, "cursor": next_page}, as_json, lambda: _table(found))
-    if next_page and not as_json:
-        console(sys.stderr).print(f"more: --cursor {next_page}", markup=False)
+    page("jobs", found, limit, as_json, lambda: _table(found))
 
 
 def _table(found: list[JobRecord]) -> Any:

@@ -208,6 +208,23 @@ def progress_bar(verb: str, total: int) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, of: progress.update(task, completed=done, total=of)
 
 
+def page(
+    name: str, found: Sequence[Any], limit: int, as_json: bool, table: Callable[[], Any]
+) -> None:
+    """Answer with one page of a listing, and tell how the next one is asked for.
+
+    Args:
+        name: of the list in the JSON answer.
+        found: entries with a ``cursor``.
+        limit: entries that were asked for: fewer are the last page.
+        as_json, table: as for ``answer``.
+    """
+    cursor = found[-1].cursor if len(found) == limit else None
+    answer({name: found, "cursor": cursor}, as_json, table)
+    if cursor and not as_json:
+        click.echo(f"more: --cursor {cursor}", err=True)
+
+
 def age(at: float | None) -> str:
     """Return how long ago a moment (Unix seconds) was."""
     return "-" if at is None else shown_duration(time.time() - at)

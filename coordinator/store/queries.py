@@ -151,34 +151,6 @@ class Queries(Database):
             selects.append(query)
         return self._merged(selects, [("finished_at", True), ("job_id", True)], limit)
 
-    def error_summary(self, limit: int = 20, *, since_ms: int = 0) -> list[Row]:
-        """Return the errors of failed and unprocessable jobs with their number, the most frequent first.
-
-        Args:
-            limit: errors at most.
-            since_ms: only jobs that ended since (Unix milliseconds).
-
-        Returns:
-            Rows ``error`` (first 200 characters), ``jobs`` and ``last_at``.
-        """
-        table = self.schema.jobs.c
-        error = sa.func.substr(sa.func.coalesce(table.error, ""), 1, 200)
-        number = sa.func.count()
-        query = (
-            sa.select(
-                error.label("error"),
-                number.label("jobs"),
-                sa.func.max(table.finished_at).label("last_at"),
-            )
-            .where(
-                table.state.in_([state.value for state in _FLAGGED]), table.finished_at >= since_ms
-            )
-            .group_by(sa.literal_column("1"))
-            .order_by(number.desc(), sa.literal_column("1"))
-            .limit(limit)
-        )
-        return self.rows(query)
-
     def counts(self, queue: str | None = None) -> dict[str, int]:
         """Return the number of jobs by state, of one queue or of all; states without jobs are left out."""
         table = self.schema.jobs.c
