@@ -16,7 +16,7 @@ from coordinator.web.pages.charts import Series, lines, nice, spread, stacked
 from coordinator.web.pages.console import MODULES
 from coordinator.web.pages.forms import Paged
 from coordinator.web.pages.frame import inside
-from coordinator.web.pages.words import address, ago, every, linked, number
+from coordinator.web.pages.words import address, ago, every, linked, number, place, short
 
 if TYPE_CHECKING:
     from tests.desk import Desk
@@ -437,6 +437,17 @@ def test_words() -> None:
     ] == [
         "/console/jobs?a=b",
         *["/console/"] * 4,
+    ]
+    execution = "workflow-0d41a1f0-1111-4222-8333-aaaaaaaaaaaa"
+    assert (place(execution), short(execution)) == (
+        f"/console/execution?id={execution}",
+        "0d41a1f0…",
+    )
+    assert f'/console/job?id={execution}.play"' in linked(f"in use by {execution}.play")
+    assert [short(text) for text in (f"{execution}.play", "nightly-1", "a" * 40)] == [
+        "0d41a1f0…play",
+        "nightly-1",
+        "aaaaaaaa…",
     ]
     job_id = "0d41a1f0-1111-4222-8333-aaaaaaaaaaaa"
     assert str(linked(f"<b> {job_id} </b>")) == (

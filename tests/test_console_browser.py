@@ -180,8 +180,8 @@ def test_a_pause_is_seen_in_a_second_browser_within_five_seconds(console: Consol
         submit(first, "pause-training", reason="the disk is full")
         expect(first.locator(".told")).to_contain_text("Paused queue training.")
         row = second.locator("#queue-training")
-        expect(row).to_contain_text("the disk is full", timeout=5000)
-        expect(row).to_contain_text("user:otto@127.0.0.1")
+        expect(row).to_contain_text("the disk is full", timeout=5000, use_inner_text=True)
+        expect(row).to_contain_text("user:otto@127.0.0.1", use_inner_text=True)
         first.get_by_role("button", name="Resume training").click()
         expect(row).not_to_contain_text("the disk is full")
 
@@ -200,7 +200,7 @@ def test_a_job_of_a_killed_worker_is_seen_processing_then_waiting_then_processin
             expect(pill).to_contain_text("Processing")
             os.kill(worker.pid, signal.SIGKILL)
             expect(pill).to_contain_text("Pending")
-            expect(page.locator("#why")).to_contain_text("no live worker")
+            expect(page.locator("#why")).to_contain_text("no live worker", use_inner_text=True)
             with installation.worker(concurrency=1):
                 expect(pill).to_contain_text("Processing")
                 expect(page.locator("#facts")).to_contain_text("Lost with a worker1")

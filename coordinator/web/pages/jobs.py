@@ -12,7 +12,6 @@ from fastapi.responses import Response
 from coordinator.errors import LedgerClosed, LedgerUnavailable, UnknownJob
 from coordinator.listings import JobRecord
 from coordinator.overview import ActiveWorker
-from coordinator.store.queries import STATUSES
 from coordinator.web.pages.forms import Paged
 from coordinator.web.pages.frame import show
 from coordinator.web.visits import Viewing, Visit, blocking
@@ -22,6 +21,9 @@ router = APIRouter(route_class=Paged)
 
 #: Jobs of a page.
 ROWS = 50
+
+#: The outside words in the order of a job's life.
+STATUSES = ("PENDING", "PROCESSING", "COMPLETED", "FAILED", "UNPROCESSABLE", "CANCELED")
 
 #: The filters, as they stand in the address.
 FILTERS = ("status", "queue", "model", "org", "text")
@@ -60,7 +62,7 @@ def listing(request: Request, visit: Viewing) -> Response:
         "jobs.html",
         lines=_lines(visit, found),
         given=given,
-        statuses=tuple(STATUSES),
+        statuses=STATUSES,
         queues=_queues(visit, given["queue"]),
         first=cursor is None,
         cursor=found[-1].cursor if more else None,

@@ -22,8 +22,10 @@ _UNITS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 #: Characters of an id that are shown where its link leads to the whole.
 _ID = 8
 
-#: Ids as Celery makes them.
-_IDS = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
+#: Ids as Celery makes them, and those of executions of workflows and of their steps.
+_IDS = re.compile(r"\b(?:workflow-)?[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b(?:\.[\w-]+)?")
+
+_WORKFLOW = "workflow-"
 
 
 def ago(at: float | None, now: float) -> str:
@@ -66,8 +68,18 @@ def number(value: float | None) -> str:
 
 
 def short(job_id: str) -> str:
-    """Return an id cut to what tells it from others nearby."""
-    return job_id if len(job_id) <= _ID + 2 else f"{job_id[:_ID]}…"
+    """Return an id cut to what tells it from others nearby; of a step its name too."""
+    whole = job_id.removeprefix(_WORKFLOW)
+    step = whole.partition(".")[2] if whole != job_id else ""
+    if len(whole) <= _ID + 2:
+        return whole
+    return f"{whole[:_ID]}…{step}"
+
+
+def place(job_id: str) -> str:
+    """Return the address of a job, or of an execution where it is one's id."""
+    whole = job_id.startswith(_WORKFLOW) and "." not in job_id
+    return address(f"{HOME}execution" if whole else f"{HOME}job", id=job_id)
 
 
 def task_name(task: str) -> str:
@@ -94,7 +106,7 @@ def linked(text: str | None) -> Markup:
         job_id = match[0]
         link = Markup('<a class="id" href="{}" title="{}">{}</a>')
         before = (text or "")[end : match.start()]
-        found += before + link.format(address(f"{HOME}job", id=job_id), job_id, short(job_id))
+        found += before + link.format(place(job_id), job_id, short(job_id))
         end = match.end()
     return found + (text or "")[end:]
 
@@ -120,6 +132,7 @@ FILTERS = {
     "clock": clock,
     "span": span,
     "number": number,
+    "place": place,
     "short": short,
     "task_name": task_name,
     "plain": plain,
