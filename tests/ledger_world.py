@@ -492,8 +492,9 @@ class World(Observed):
         until = int(self.now()) + seconds * 1000 if seconds else 0
         self.lost_reply(replay, lambda: self.ledger.limit(resource, value, "me", "", until))
         if value is None:
-            self.model.limits.pop(resource, None)
             self.model.overrides.pop(resource, None)
+            if not seconds:
+                self.model.limits.pop(resource, None)
         elif seconds:
             self.model.overrides[resource] = value
         else:
