@@ -51,7 +51,11 @@ class System:
         """Return the commands of the processes it needs besides its workers, by name."""
         if not self.recorded:
             return {}
-        return {"maintenance": (*_WORKER, "maintenance", "maintenance", "1")}
+        return {
+            "maintenance": (*_WORKER, "maintenance", "maintenance", "1"),
+            # Without it reaper, breakers and alerts would cost nothing here, and something elsewhere.
+            "beat": (sys.executable, "-m", "benchmarks.beat"),
+        }
 
     def producer(self) -> tuple[str, ...]:
         return (sys.executable, "-m", "benchmarks.producer")

@@ -15,6 +15,7 @@ from typing import Any
 
 import redis
 from celery import Celery, signals
+from kombu import Queue
 
 from benchmarks.trace import BEGUN, RAN, REFUSED, Writer
 
@@ -39,6 +40,7 @@ if SYSTEM == "coordinated":
     app.conf.coordinator_database_url = os.environ["BENCH_DATABASE"]
     app.conf.coordinator_data_dir = str(FOLDER)
     app.conf.coordinator_lease_seconds = float(os.environ["BENCH_LEASE"])
+    app.conf.task_queues = [Queue(QUEUE), Queue("maintenance")]
 app.conf.task_default_queue = QUEUE
 app.conf.broker_connection_retry_on_startup = True
 

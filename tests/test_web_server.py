@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -220,6 +221,17 @@ def test_tokens_and_users_by_command(alone: Installation, call: Callable[..., An
     assert "name" in call("web", "token", "create", "a b", code=2)
 
 
+def test_a_taken_port_is_left_alone() -> None:
+    with socket.socket() as taken:
+        # Unless somebody else has it already, which is as good.
+        with contextlib.suppress(OSError):
+            taken.bind(("127.0.0.1", WEB_PORT))
+            taken.listen()
+        port = web_port()
+        assert port != WEB_PORT
+        socket.create_server(("127.0.0.1", port)).close()
+
+
 def test_what_up_starts(tmp_path: Path) -> None:
     port = web_port()
     settings = load({"coordinator_redis_url": "redis://127.0.0.1:1/0"}, {})
@@ -234,4 +246,3 @@ def test_what_up_starts(tmp_path: Path) -> None:
         str(port),
     )
     assert WEB not in {one.name for one in plan(settings, "tasks", tmp_path, None)}
-    assert port == WEB_PORT or port > 1024

@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import psutil
@@ -120,12 +119,7 @@ class Cluster:
         self._trace = Trace(self.folder / "trace")
         self.blows, self.producers, self.ended = [], [], set()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.end()
 
     def end(self) -> None:

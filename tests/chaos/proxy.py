@@ -6,7 +6,6 @@ import contextlib
 import random
 import socket
 import threading
-from types import TracebackType
 from typing import Self
 
 from tests.chaos.pauses import pause
@@ -43,12 +42,7 @@ class Proxy:
         threading.Thread(target=self._accept, daemon=True).start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         # Wakes up the thread in accept(), which close() alone does not.
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
