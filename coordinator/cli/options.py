@@ -104,7 +104,10 @@ def _previewed(help_text: str) -> Callable[[Command], Command]:
     return _gathered(click.option("--dry-run", is_flag=True, help=help_text), yes_option)
 
 
-#: And of what is previewed: bulk verbs, and what changes more than one thing.
+#: Of a repair, which finds out itself what it is done to.
+repairing = _gathered(yes_option)
+
+#: Of what is previewed: bulk verbs, and what changes more than one thing.
 bulk_options = _previewed("Show what it would be done to, and stop.")
 rehearsed = _previewed("Show what it would do, and stop.")
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from coordinator.cli.output import answer, json_option
+from coordinator.cli.installation import Installation
+from coordinator.cli.options import How, confirm, repairing
+from coordinator.cli.output import REFUSED, answer
 
 if TYPE_CHECKING:
     from coordinator.repairs import Verification
@@ -17,29 +19,27 @@ SHOWN = 20
 
 @click.command("verify")
 @click.option("--repair", is_flag=True, help="Mend what is found.")
-@click.option("--reason", default="", help="Kept in the log, with --repair.")
-@click.option("--yes", is_flag=True, help="Do not ask before a repair.")
-@json_option
-@click.pass_context
-def command(ctx: click.Context, repair: bool, reason: str, yes: bool, as_json: bool) -> None:
+@repairing
+@click.pass_obj
+def command(installation: Installation, repair: bool, how: How) -> None:
     """Recompute the locks from the jobs, compare ledger and store, and report every difference.
 
     Ends with 1 when a difference is left. A repair first frees what no run holds and enters what was lost; if that does
     not do, it builds the ledger again from the store and the workers: running jobs go on with their locks, and nothing
     starts until the workers have reported.
     """
-    if repair and not yes and not as_json:
-        click.confirm("Repair what is found, by building the ledger again if need be?", abort=True)
-    found = ctx.obj.work_queue.verify_locks(repair, reason)
+    if repair and not how.yes:
+        confirm("Repair what is found, by building the ledger again if need be?")
+    found = installation.work_queue.verify_locks(repair, how.reason, how.by)
     document = {
         "drift": [asdict(item) for item in found.drift],
         "mended": found.mended,
         "rebuilt": found.rebuilt,
         "left": [asdict(item) for item in found.left],
     }
-    answer(document, as_json, lambda: _told(found, repair))
+    answer(document, how.as_json, lambda: _told(found, repair))
     if found.left:
-        ctx.exit(1)
+        raise click.exceptions.Exit(REFUSED)
 
 
 def _told(found: Verification, repair: bool) -> str:
