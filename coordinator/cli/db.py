@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from coordinator.cli.installation import Installation
+from coordinator.cli.options import How, bulk_options, confirm
 from coordinator.cli.output import REFUSED, ErrorsShown, answer, json_option, rows
 
 if TYPE_CHECKING:
@@ -80,27 +81,26 @@ def status(installation: Installation, as_json: bool) -> None:
             "workers": len(store.live_workers()[0]),
             "poison": len(store.poison()),
         }
-    answer(found, as_json, lambda: rows(("", ""), [(name, item) for name, item in found.items()]))
+    answer(found, as_json, lambda: rows(("", ""), [(name, _told(found[name])) for name in found]))
     if not known.up_to_date:
         raise click.exceptions.Exit(REFUSED)
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{number} {name}" for name, number in value.items()) or "none"
+    return str(value)
 
 
 @command.command()
 @click.option("--log-days", type=click.FloatRange(min=0), help="Age at which events go.")
 @click.option("--finished-days", type=click.FloatRange(min=0), help="Age at which ended jobs go.")
-@click.option("--reason", default="", help="Kept in the log.")
-@click.option("--dry-run", is_flag=True, help="Count only.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@json_option
+@bulk_options
 @click.pass_obj
 def prune(
-    installation: Installation,
-    log_days: float | None,
-    finished_days: float | None,
-    reason: str,
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
+    installation: Installation, log_days: float | None, finished_days: float | None, how: How
 ) -> None:
     """Remove old events and old ended jobs; ages are in days, by default those of the settings."""
     from coordinator.author import default_author
@@ -108,24 +108,21 @@ def prune(
     settings, store = installation.settings, _store(installation)
     log_days = settings.log_days if log_days is None else log_days
     finished_days = settings.finished_days if finished_days is None else finished_days
-    if not dry_run and not yes:
+    if not how.dry_run and not how.yes:
         old = store.prune(log_days, finished_days, dry_run=True)
-        click.confirm(
-            f"Remove {old.events} events and {old.jobs} ended jobs from {store.shown}?",
-            abort=True,
-            err=True,
-        )
-    gone = store.prune(log_days, finished_days, by=default_author(), reason=reason, dry_run=dry_run)
+        confirm(f"Remove {old.events} events and {old.jobs} ended jobs from {store.shown}?")
+    author = how.by or default_author()
+    gone = store.prune(log_days, finished_days, by=author, reason=how.reason, dry_run=how.dry_run)
     answer(
         {
-            "dry_run": dry_run,
+            "dry_run": how.dry_run,
             "log_days": log_days,
             "finished_days": finished_days,
             "removed": gone,
         },
-        as_json,
+        how.as_json,
         lambda: rows(
-            ("would be removed" if dry_run else "removed", "number"),
+            ("would be removed" if how.dry_run else "removed", "number"),
             [
                 ("events", gone.events),
                 ("ended jobs", gone.jobs),
