@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -149,11 +150,13 @@ class Webhook:
         self.got: list[dict[str, Any]] = []
         self.calls = 0
         self.status = 200
+        self.content_type = ""
         hook = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 hook.calls += 1
+                hook.content_type = self.headers["Content-Type"]
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if hook.status == 200:
                     hook.got.append(json.loads(body))
@@ -233,6 +236,20 @@ def test_a_webhook_that_does_not_answer_is_tried_again_and_given_up(
         looked(desk)
     assert webhook.calls - before == CALLS
     assert desk.queue.store.conditions("alert") == {}
+
+
+def test_a_webhook_gets_json_and_nothing_but_http_is_called(
+    webhook: Webhook, tmp_path: Path
+) -> None:
+    assert post(webhook.url, {"level": "warning"}) is None
+    assert webhook.got == [{"level": "warning"}]
+    assert webhook.content_type == "application/json"
+    webhook.status = 500
+    assert "500" in str(post(webhook.url, {}))
+    file = tmp_path / "file"
+    file.touch()
+    assert "unknown url type" in str(post(file.as_uri(), {}))
+    assert post("nothing", {}) is not None
 
 
 def test_a_webhook_that_hangs_costs_its_timeout_only() -> None:
