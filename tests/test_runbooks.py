@@ -11,7 +11,8 @@ import pytest
 from tests.helpers import eventually
 from tests.runbook_site import FOLDER, PATIENCE, Page, Site
 
-pytestmark = pytest.mark.slow
+# The first one waits for the start of six processes.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 NODE = f"training@{socket.gethostname()}"
 
