@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coordinator.errors import InvalidValue
@@ -104,9 +105,10 @@ class Rates(Listings):
             failed = verbs.get("failed", 0) + verbs.get("unprocessable", 0)
             parts = verbs.get("submitted", 0), verbs.get("completed", 0), failed
             others = verbs.get("retried", 0), verbs.get("blocked", 0)
-            times = (ms / 1000 for ms in timed.get(at, ()))
-            buckets.append(Bucket(at / 1000, *parts, *others, *times))
-        waited, longest, ran = self.store.averages(since_ms, queue)
+            buckets.append(Bucket(at / 1000, *parts, *others, *_averages(timed.get(at))))
+        sums = [sum(column) for column in zip(*timed.values(), strict=True)]
+        waited, ran = _averages(sums)
+        longest = max((one[2] for one in timed.values()), default=None)
         completed = sum(bucket.completed for bucket in buckets)
         return Throughput(
             seconds,
@@ -116,8 +118,8 @@ class Rates(Listings):
             sum(bucket.failed for bucket in buckets),
             sum(bucket.retried for bucket in buckets),
             completed / seconds * 60,
-            None if waited is None else waited / 1000,
-            None if ran is None else ran / 1000,
+            waited,
+            ran,
             tuple(buckets),
             sum(bucket.blocked for bucket in buckets),
             None if longest is None else longest / 1000,
@@ -170,3 +172,11 @@ class Rates(Listings):
                     )
                 )
         return sorted(found, key=lambda job: (-job.run_seconds, job.id))[:limit]
+
+
+def _averages(timing: Sequence[int] | None) -> tuple[float | None, float | None]:
+    """Return seconds that jobs had waited and run on average, None where none had ended."""
+    if not timing:
+        return None, None
+    ended, waited, _, ran = timing
+    return waited / ended / 1000, ran / ended / 1000

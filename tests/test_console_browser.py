@@ -280,19 +280,21 @@ def test_no_page_has_a_barrier(console: Console, scheme: str) -> None:
         failed, active = failed_job(installation), running_job(installation)
         installation.becomes(waiting, "waiting")
         axe, found = Axe(), dict[str, str]()
+        # Nothing but colors differs in the dark.
+        options = VIOLATIONS if scheme == "light" else {**VIOLATIONS, "runOnly": ["color-contrast"]}
         with console.visit("ada", color_scheme=scheme) as page:
             jobs = [f"job?id={one}" for one in (waiting, failed, active)]
             for path in (*PAGES, *jobs):
                 page.goto(path)
-                told = axe.run(page, options=VIOLATIONS)
+                told = axe.run(page, options=options)
                 if told.violations_count:
                     found[path] = told.generate_report()
             page.goto("")
             page.locator("#pause-work summary").click()
-            told = axe.run(page, options=VIOLATIONS)
+            told = axe.run(page, options=options)
             found |= {"menu": told.generate_report()} if told.violations_count else {}
         with console.visit(path="login", color_scheme=scheme) as page:
-            told = axe.run(page, options=VIOLATIONS)
+            told = axe.run(page, options=options)
             found |= {"login": told.generate_report()} if told.violations_count else {}
         for job_id in (waiting, active):
             installation.work_queue.cancel_job(job_id)

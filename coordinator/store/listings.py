@@ -133,8 +133,8 @@ class Listings(Queries):
 
     def timings(
         self, since_ms: int, bucket_ms: int, queue: str | None = None
-    ) -> dict[int, tuple[float, float]]:
-        """Return how long jobs that ended had waited and run on average, in ms, by their end's bucket.
+    ) -> dict[int, tuple[int, int, int, int]]:
+        """Return how many jobs ended, and in ms how long all had waited, one at most, and all had run, by bucket.
 
         Args:
             since_ms, bucket_ms, queue: as for ``throughput``.
@@ -143,14 +143,22 @@ class Listings(Queries):
         query = (
             sa.select(
                 ((table.finished_at // bucket_ms) * bucket_ms).label("at"),
-                sa.func.avg(table.started_at - table.queued_at).label("waited"),
-                sa.func.avg(table.finished_at - table.started_at).label("ran"),
+                sa.func.count().label("ended"),
+                sa.func.sum(table.started_at - table.queued_at).label("waited"),
+                sa.func.max(table.started_at - table.queued_at).label("longest"),
+                sa.func.sum(table.finished_at - table.started_at).label("ran"),
             )
             .where(*self._ended(since_ms, queue))
             .group_by(sa.literal_column("1"))
         )
         return {
-            int(row["at"]): (float(row["waited"]), float(row["ran"])) for row in self.rows(query)
+            int(row["at"]): (
+                int(row["ended"]),
+                int(row["waited"]),
+                int(row["longest"]),
+                int(row["ran"]),
+            )
+            for row in self.rows(query)
         }
 
     def slowest(self, since_ms: int, limit: int, queue: str | None = None) -> list[Row]:

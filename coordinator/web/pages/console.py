@@ -67,7 +67,9 @@ def install(app: FastAPI, service: Service) -> None:
         app: the API's.
         service: what they share.
     """
-    app.mount(HOME.rstrip("/"), create(service))
+    pages = create(service)
+    app.state.recent = pages.state.recent
+    app.mount(HOME.rstrip("/"), pages)
 
     @app.get("/", include_in_schema=False)
     async def root() -> Response:

@@ -14,9 +14,14 @@ MOST = 200
 
 
 class Recent:
-    """Keeps answers for some seconds, in this process."""
+    """Keeps answers for some seconds, in this process.
 
-    def __init__(self) -> None:
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
         self._lock = threading.Lock()
         self._known: dict[tuple[object, ...], tuple[float, Any]] = {}
         self._asking: dict[tuple[object, ...], threading.Lock] = {}
@@ -32,11 +37,11 @@ class Recent:
         with self._lock:
             asking = self._asking.setdefault(key, threading.Lock())
         with asking:
-            at, known = self._known.get(key, (0.0, None))
-            if time.monotonic() - at < seconds:
+            at, known = self._known.get(key, (float("-inf"), None))
+            if self.clock() - at < seconds:
                 answer: T = known
                 return answer
-            begun = time.monotonic()
+            begun = self.clock()
             answer = read()
             with self._lock:
                 self._known[key] = (begun, answer)
