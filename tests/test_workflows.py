@@ -177,6 +177,17 @@ def _attempts(own: Installation, execution: Execution, number: int) -> Execution
     return found
 
 
+def test_a_step_has_options_of_its_own(shared: Installation) -> None:
+    model = shared.model()
+    options: dict[str, Any] = {"max_retries": 1, "retry_delays": [0], "timeout": 20}
+    name = define(shared, play("one", ["fail", "ValueError"], models=model, **options))
+    begun = shared.work_queue.execute_workflow(name)
+    failed = ends(shared, begun, "UNPROCESSABLE")
+    assert failed.details[0].attempts == 2
+    job = shared.work_queue.get_job(failed.current_job_id)
+    assert (job.max_retries, job.timeout) == (1, 20)
+
+
 def test_a_step_that_was_failed_goes_on_when_it_is_resubmitted(shared: Installation) -> None:
     model = shared.model()
     name = define(

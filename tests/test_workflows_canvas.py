@@ -167,4 +167,6 @@ def test_single_tasks_and_canvas_in_canvas(shared: Installation) -> None:
     )
     tree = chain(group(shared.task("add").s(1, 2), inner), shared.task("total").s())
     assert shared.get(locked(tree, model).delay()) == 9
+    many = group(shared.task("add").s(number, 1) for number in range(25))
+    assert shared.get(locked(many, model).delay()) == list(range(1, 26))
     free(shared, model)

@@ -62,8 +62,8 @@ class Executions(Submission):
         shown = {**row, "inputs": self.redactor.value(row["inputs"])}
         with self.writing() as connection:
             insert = self.upsert(schema.executions).values(shown)
-            done = connection.execute(insert.on_conflict_do_nothing(index_elements=[own]))
-            if not done.rowcount:
+            new = insert.on_conflict_do_nothing(index_elements=[own]).returning(own)
+            if connection.execute(new).first() is None:
                 return False
             given = {"execution_id": row["execution_id"]}
             connection.execute(sa.insert(schema.steps), [{**given, **step} for step in steps])
