@@ -136,6 +136,8 @@ class World:
         for resource in ("queue:q", "queue:r", "model:a"):
             self.at.ledger.resume(resource, "ann")
         for _ in range(400):
+            # Goes on with the wakes that a script has left.
+            self.at.ledger.tick()
             self.start_all()
             if not self.running:
                 break
