@@ -5,8 +5,10 @@ A test file asks for the fixtures with ``pytest_plugins = ["tests.workers", "tes
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -132,6 +134,12 @@ def browser() -> Iterator[Browser]:
         own = playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS))
         yield own
         own.close()
+    # The driver has ended, which its process object may not have heard of when its loop was closed: said here
+    # and not at the end of all tests, where it would fail them.
+    del own, playwright
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @contextmanager

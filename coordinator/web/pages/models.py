@@ -16,6 +16,7 @@ from coordinator.snapshot import ModelLine, model_lines, summary_of
 from coordinator.web.pages.charts import Chart, Series, lines
 from coordinator.web.pages.forms import Paged
 from coordinator.web.pages.frame import recent, show
+from coordinator.web.pages.operations import QUICKLY
 from coordinator.web.visits import Viewing, blocking
 
 router = APIRouter(route_class=Paged)
@@ -54,7 +55,7 @@ def models(request: Request, visit: Viewing) -> Response:
     told, wrong = model_lines(summary)
     held = {
         one.resource.partition(":")[2]: one
-        for one in recent(request).get(1.5, partial(queue.get_locks, ("model",)), "models")
+        for one in recent(request).get(QUICKLY, partial(queue.get_locks, ("model",)), "models")
     }
     known = {one.model: one for one in told}
     running = queue.active()

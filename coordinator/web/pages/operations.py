@@ -32,9 +32,6 @@ router = APIRouter(route_class=Paged)
 #: Jobs and locks that are listed; the list of jobs has them all.
 SHOWN, LOCKS = 12, 30
 
-#: Kinds of locks that are shown; queues and orgs have tables of their own.
-LOCKED = ("model", "integration", "serial")
-
 #: Seconds for which pages share an answer: what changes with every job, and what is a judgement over an hour.
 QUICKLY, SLOWLY = 1.5, 15.0
 
@@ -123,7 +120,13 @@ def operations(request: Request, visit: Viewing) -> Response:
         more_running=max(0, len(running) - SHOWN),
         blocked=queue.blocked(SHOWN),
         workers=workers,
-        locks=_locks(known.get(QUICKLY, partial(queue.get_locks, LOCKED), "locks")),
+        locks=_locks(
+            (
+                *known.get(QUICKLY, partial(queue.get_locks, ("model",)), "models"),
+                # Each kind goes through all keys, and these change seldom; what is paused is told above anyway.
+                *known.get(SLOWLY, partial(queue.get_locks, ("integration", "serial")), "others"),
+            )
+        ),
         shares=known.get(QUICKLY, queue.get_org_usage, "orgs"),
         breakers=known.get(QUICKLY, queue.get_panic, "panic"),
         serialized=queue.settings.serialized,
