@@ -60,6 +60,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "operators",
         "reconciliation",
         "repairs",
+        "execution_view",
         "executions",
         "work_queue",
         "recorder",

@@ -11,7 +11,7 @@ from kombu.utils.json import dumps, loads
 
 from coordinator import InvalidValue, Refused, Step, Workflow, register_workflow
 from coordinator.errors import UnknownExecution, UnknownWorkflow
-from coordinator.executions import Execution
+from coordinator.execution_view import Execution
 from tests.helpers import eventually
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from coordinator.cli.options import (
 from coordinator.cli.output import ErrorsShown, answer, json_option, rows
 
 if TYPE_CHECKING:
-    from coordinator.executions import Execution
+    from coordinator.execution_view import Execution
     from coordinator.workflows import Plan, Workflow
 
 
