@@ -42,7 +42,7 @@ class StopRequests:
     def wait(self, seconds: float) -> None:
         self._event.wait(seconds)
 
-    def _received(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - Python's
+    def _received(self, _number: int, _frame: FrameType | None) -> None:
         self._count += 1
         self._event.set()
 
