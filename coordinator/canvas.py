@@ -9,7 +9,7 @@ from typing import Any
 
 from celery.canvas import _chain, _chord, group
 
-from coordinator.context import current_job
+from coordinator.context import RunningJob, current_job
 from coordinator.errors import InvalidValue
 from coordinator.needs import Models, Option, models_for
 from coordinator.transport import collecting
@@ -56,13 +56,6 @@ def _copied(canvas: Any) -> Any:
     return new
 
 
-def carry(canvas: Any, **options: Any) -> None:
-    """Give options to all tasks of a canvas; those that are empty are left out."""
-    given = {name: value for name, value in options.items() if value}
-    for leaf, _ in _calls(canvas, ()):
-        leaf.set(**given)
-
-
 @dataclass(frozen=True)
 class Locked:
     """A canvas that runs under one lock, each time it is sent under a new one."""
@@ -86,7 +79,9 @@ class Locked:
         canvas = _copied(self.canvas)
         app = canvas.app
         needed = _union(app, canvas, self.models, args, kwargs or {})
-        carry(canvas, owner=owner_id(), models=list(needed))
+        owner = owner_id()
+        for leaf, _ in _calls(canvas, ()):
+            leaf.set(owner=owner, models=list(needed))
         # Together: a group's first task may be over before its second is sent, and with it the lock.
         with collecting() as jobs:
             result = canvas.apply_async(args, kwargs or {}, **options)
@@ -113,17 +108,37 @@ def _union(
 ) -> tuple[str, ...]:
     found = set(models)
     for leaf, given in _calls(canvas, args):
-        task = app.tasks.get(leaf.task)
-        option = Option(app.coordination.settings, leaf.task, task, leaf.options)
-        declared: Models = option("models")
-        early = UNKNOWN not in given and not leaf.immutable
+        early = not leaf.immutable and not any(one is UNKNOWN for one in given)
         try:
-            found.update(
-                models_for(declared, task, given, {**leaf.kwargs, **(kwargs if early else {})})
-            )
+            found.update(_models(app, leaf, given, kwargs if early else {}))
         except (InvalidValue, TypeError) as error:
             allowed = (
                 f"known before the first task starts: say {leaf.task}.s(...).set(models=[...])"
             )
             raise InvalidValue("models", getattr(error, "value", str(error)), allowed) from error
     return tuple(sorted(found))
+
+
+def _models(app: Any, leaf: Any, given: Sequence[Any], kwargs: dict[str, Any]) -> tuple[str, ...]:
+    task = app.tasks.get(leaf.task)
+    declared: Models = Option(app.coordination.settings, leaf.task, task, leaf.options)("models")
+    return models_for(declared, task, given, {**leaf.kwargs, **kwargs})
+
+
+def carry_on(canvas: Any, job: RunningJob) -> None:
+    """Let the canvas that replaces a run be its owner's: else the models would go when the run ends.
+
+    Args:
+        canvas: what replaces it.
+        job: the run.
+    """
+    for leaf, given in _calls(canvas, ()):
+        leaf.set(owner=job.owner)
+        if job.workflow is not None:
+            leaf.set(workflow=job.workflow)
+        try:
+            own = _models(leaf.app, leaf, given, {})
+        except (InvalidValue, TypeError):
+            # Worked out when it is sent; the owner holds the others meanwhile.
+            continue
+        leaf.set(models=sorted({*own, *job.models}))

@@ -17,7 +17,7 @@ from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from celery.utils.imports import symbol_by_name
 
 from coordinator import telling
-from coordinator.canvas import carry
+from coordinator.canvas import carry_on
 from coordinator.context import RunningJob, _current, current_job, worker_id
 from coordinator.errors import JobStopped, LedgerClosed, LedgerUnavailable, NotRetryable
 from coordinator.jobs import Job
@@ -186,8 +186,7 @@ class CoordinatedTask:
         if job is not None:
             job.replaced = True
             if job.owner:
-                # What replaces it is still its owner's: else the models would go when this run ends.
-                carry(sig, owner=job.owner, models=list(job.models), workflow=job.workflow)
+                carry_on(sig, job)
         return super().on_replace(sig)  # type: ignore[misc]  # the app's task base
 
 

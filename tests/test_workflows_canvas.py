@@ -133,6 +133,20 @@ def test_a_task_of_it_that_replaces_itself_keeps_them(shared: Installation) -> N
     free(shared, model)
 
 
+def test_what_replaces_a_task_waits_for_its_own_models_too(shared: Installation) -> None:
+    model, other = shared.model(), shared.model()
+    inner = bare(shared, ["give", 3]).set(models=other)
+    first = bare(shared, ["replace", dict(inner)])
+    with shared.held(other):
+        result = locked(chain(first, shared.task("add").s(4)), model).delay()
+        shared.becomes(result.parent, "waiting")
+        assert shared.work_queue.why(result.parent.id).resource == f"model:{other}"
+        holder(shared, model)
+    assert shared.get(result) == 7
+    assert shared.trace(result.parent)[-1]["models"] == sorted([model, other])
+    free(shared, model, other)
+
+
 def test_the_same_canvas_sent_twice_is_two_locks(shared: Installation) -> None:
     model = shared.model()
     canvas = chain(bare(shared, ["spin", 0.05]), bare(shared, ["spin", 0.05]))
