@@ -348,3 +348,44 @@ def test_limits_and_holds_of_operators_are_back(
     assert at.restorer().ensure_open()
     assert at.ledger.holds()["queue:q"]["reason"] == "repairs"
     assert at.ledger.redis.hget("coordinator:limits", "model:m") == "3"
+
+
+@pytest.mark.parametrize(
+    ("kind", "ends"), [("release", "waiting"), ("fail", "failed"), ("cancel", "canceled")]
+)
+def test_a_run_that_was_told_to_stop_ends_as_it_was_told(
+    at: Installation, redis_client: redis.Redis, kind: str, ends: str
+) -> None:
+    at.submit("a", "m")
+    token = at.start("a")
+    if kind == "cancel":
+        assert at.ledger.release("a", "its worker stops", "celery")["answer"] == "stopping"
+    getattr(at.ledger, kind)("a", "as it was said", "somebody")
+    at.settle()
+    for _ in range(2):
+        # Also by a second restore, which finds what the first one wrote.
+        redis_client.flushall()
+        assert at.restorer().ensure_open()
+        at.settle()
+    at.ledger.renew("w", ["q"], 4, hand=[("a", token)], register=True)
+    assert at.ledger.finish("a", token, "released", {"reason": "stopped"}).answer == "done"
+    last = at.ledger.read_events(1000)[-1]
+    assert (at.ledger.job("a") or {})["state"] == ends
+    if kind != "release":
+        assert (last.data["reason"], last.data["by"]) == ("as it was said", "somebody")
+
+
+def test_a_run_told_to_stop_in_a_way_that_is_not_known_is_released(
+    at: Installation, redis_client: redis.Redis
+) -> None:
+    at.submit("a", "m")
+    token = at.start("a")
+    at.ledger.cancel("a", "as an older version says it", "somebody")
+    events = at.ledger.read_events(1000)
+    events[-1].data.pop("stop")
+    at.record(events)
+    redis_client.flushall()
+    assert at.restorer().ensure_open()
+    at.ledger.renew("w", ["q"], 4, hand=[("a", token)], register=True)
+    assert at.ledger.finish("a", token, "released", {"reason": "stopped"}).answer == "done"
+    assert (at.ledger.job("a") or {})["state"] == "waiting"

@@ -79,6 +79,7 @@ class Epochs(Scripts):
                 item.state.value,
                 item.worker or "",
                 item.token or 0,
+                "" if item.stop is None else json.dumps(item.stop),
             )
         self.run("restore", *arguments)
 

@@ -15,14 +15,20 @@ elseif kind == 'withdraw' and (job.state == 'running' or job.state == 'stopping'
 elseif job.state == 'stopping' then
   -- What ends it for good counts more than a release, and a cancel more than all.
   if job.stop ~= kind and (kind == 'cancel' or job.stop == 'release') then
+    data.stop = kind
     move(job, 'stopping', 'stopping', {stop = kind, stop_reason = data.reason, stop_by = data.by}, data)
   end
   return cjson.encode({answer = 'stopping', state = job.state, worker = job.worker})
 elseif job.state == 'running' then
+  -- Into the log, where a restore finds it: a release that came back as a cancel would be a job lost.
+  data.stop = kind
   move(job, 'stopping', 'stopping', {stop = kind, stop_reason = data.reason, stop_by = data.by}, data)
   return cjson.encode({answer = 'stopping', state = job.state, worker = job.worker})
 elseif kind == 'release' or kind == 'fail' then
   return cjson.encode({answer = 'idle', state = job.state})
+elseif open ~= '1' then
+  -- A worker that has not reported yet may run it: nobody could stop that any more.
+  return cjson.encode({answer = 'no-epoch'})
 end
 data.undelivered_result = true
 if job.state == 'delayed' then

@@ -3,7 +3,7 @@
 --
 -- ARGV[2..] epoch, jobs entered with these, jobs there are to enter (both for people), then per job: id, class,
 --           needs, priority, org, owner, task, due ms, expires ms, max_retries, retries, message, sequence,
---           attempts, losses, state, worker, token
+--           attempts, losses, state, worker, token, how a stopping run is to end (JSON: kind, reason, by; "" unknown)
 -- A job that is where the store has it already needs no event: a hundred thousand of them would keep the recorder
 -- busy for seconds. The first that something happens to has the version after this one.
 local function place(job, state, fields, data, before)
@@ -17,7 +17,7 @@ local function place(job, state, fields, data, before)
 end
 
 call('HSET', P .. 'meta', 'restored', ARGV[3], 'restorable', ARGV[4])
-for i = 5, #ARGV, 18 do
+for i = 5, #ARGV, 19 do
   local id = ARGV[i]
   if call('EXISTS', P .. 'job:' .. id) == 0 then
     local needs, state = ARGV[i + 2], ARGV[i + 15]
@@ -58,7 +58,10 @@ for i = 5, #ARGV, 18 do
       fields.priority, fields.org = described.priority, described.org
       fields.worker, fields.token, fields.nonce, fields.started = worker, token, '', text(now)
       if state == 'stopping' then
-        fields.stop, fields.stop_reason, fields.stop_by = 'cancel', 'canceled before the restore', 'coordinator'
+        -- Unknown, it is released: one that was to be canceled runs once more, but none is lost.
+        local stop = ARGV[i + 18] ~= '' and cjson.decode(ARGV[i + 18])
+          or {'release', 'told to stop before the restore', 'coordinator'}
+        fields.stop, fields.stop_reason, fields.stop_by = unpack(stop)
       end
       call('SADD', P .. 'worker:' .. worker .. ':jobs', id)
       call('ZADD', P .. 'workers', 'NX', now + default('lease_ms', 30000), worker)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
 
 from coordinator.jobs import Job
 from coordinator.schema.texts import UNFINISHED
-from coordinator.states import State
+from coordinator.states import State, Verb
 from coordinator.store.database import Database, chunks, now_ms
 from coordinator.store.transitions import NOTES, PARTS
+
+#: How a run may be told to end.
+STOPS = frozenset(("cancel", "release", "fail"))
 
 #: Before every (sequence, job id).
 START: tuple[int, str] = (-(1 << 62), "")
@@ -30,6 +33,7 @@ class StoredJob:
         worker, token: of its present or last run.
         epoch, version: the last event that changed it; (0, 0) when no event has come yet.
         queued_ms, started_ms, finished_ms: Unix milliseconds; 0 is not (yet).
+        stop: kind, reason and author of the end that a stopping run was told; None when that is not known.
     """
 
     job: Job
@@ -44,6 +48,7 @@ class StoredJob:
     queued_ms: int
     started_ms: int
     finished_ms: int
+    stop: tuple[str, str, str] | None = None
 
     @property
     def cursor(self) -> tuple[int, str]:
@@ -69,7 +74,28 @@ class Restoration(Database):
             .limit(limit)
         )
         with self.reading() as connection:
-            return [_stored(row) for row in connection.execute(query).mappings()]
+            page = [_stored(row) for row in connection.execute(query).mappings()]
+            stopping = [item.job.job_id for item in page if item.state is State.STOPPING]
+            stops = self._stops(connection, stopping) if stopping else {}
+        return [replace(item, stop=stops.get(item.job.job_id)) if stops else item for item in page]
+
+    def _stops(
+        self, connection: sa.Connection, job_ids: Sequence[str]
+    ) -> dict[str, tuple[str, str, str] | None]:
+        """Return how the runs of these jobs are to end, by the last thing they were told."""
+        table = self.schema.events.c
+        found: dict[str, tuple[str, str, str] | None] = {}
+        for some in chunks(job_ids):
+            query = (
+                sa.select(table.job_id, table.data)
+                .where(self.among(table.job_id, some), table.event_type == Verb.STOPPING.value)
+                .order_by(table.ordinal, table.version)
+            )
+            for job_id, data in connection.execute(query):
+                kind, reason, by = (str(data.get(name) or "") for name in ("stop", "reason", "by"))
+                # The newest counts, also when its details were lost.
+                found[job_id] = (kind, reason, by) if kind in STOPS else None
+        return found
 
     def count_unfinished(self) -> int:
         """Return the number of jobs that have not ended."""
