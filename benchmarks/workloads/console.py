@@ -30,6 +30,9 @@ QUEUES, MODELS, ORGS = ("selfplay", "training", "evaluation"), 60, 12
 WORKER, SLOTS = "worker@here/here/1/1", 20
 USER, PASSWORD = "bench", "a password for benchmarks"
 
+#: First word of the rows.
+PAGE = "page"
+
 PAGES = {
     "operations": "",
     "jobs": "jobs",
@@ -73,8 +76,8 @@ FROM (SELECT n, {now} - n / 3 * {step} - 6000 + n % 3 * 3000 AS at FROM numbers)
 """
 
 
-def cases(sizes: Sizes) -> list[Case]:
-    return [Case(f"{sizes['jobs']:,} jobs, {sizes['waiting']:,} of them waiting")]
+def cases(_: Sizes) -> list[Case]:
+    return [Case(PAGE)]
 
 
 def _fill(store: Store, ended: int, waiting: int) -> str:
@@ -127,7 +130,7 @@ def measure(context: Context) -> list[Row]:
 
 
 def _row(client: TestClient, recent: Recent, name: str, path: str, sizes: Sizes) -> Row:
-    row, took, used, size = Row(name), [], [], 0
+    row, took, used, size = Row(f"{PAGE} {name}"), [], [], 0
     every = trends.REFRESH if path.startswith("trends") else REFRESH
     moment = 0.0
     recent.clock = lambda: moment
@@ -154,7 +157,7 @@ def _row(client: TestClient, recent: Recent, name: str, path: str, sizes: Sizes)
 WORKLOAD = Workload(
     "console",
     "Pages of the console",
-    "The store (SQLite) has jobs of a day, with three entries of the log each; some wait in the ledger, for 20 slots. "
+    "The store (SQLite) has 100,000 jobs of a day, with three entries of the log each; 10,000 wait in the ledger, for 20 slots. "
     "Milliseconds for a page as an operator sees it, from the request to its last byte, in one process, who looks "
     "every few seconds, as the page does, and alone: nothing is shared with others. CPU is of that process, Redis "
     "not counted.",
@@ -169,5 +172,5 @@ WORKLOAD = Workload(
     {"jobs": 100_000, "waiting": 10_000, "looks": 20},
     {"jobs": 400, "waiting": 100, "looks": 2},
     runs=3,
-    bars=lambda _: [Bar(name, "median", most=MOST_MS) for name in PAGES],
+    bars=lambda _: [Bar(f"{PAGE} {name}", "median", most=MOST_MS) for name in PAGES],
 )
