@@ -15,10 +15,13 @@ from redis.retry import Retry
 from coordinator.errors import LedgerUnavailable
 from tests.chaos.proxy import Proxy
 from tests.helpers import eventually, free_port, redis_executable, running
-from tests.workers import Installation
 
 if TYPE_CHECKING:
     import subprocess
+
+    from tests.workers import Installation
+
+pytest_plugins = ["tests.workers"]
 
 MASTER = "coordinator"
 
@@ -100,7 +103,9 @@ def follow(group: Group, proxy: Proxy, over: threading.Event) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_failover_loses_no_job_and_runs_no_two_of_one_model(tmp_path: Path) -> None:
+def test_a_failover_loses_no_job_and_runs_no_two_of_one_model(
+    open_installation: type[Installation], tmp_path: Path
+) -> None:
     over = threading.Event()
     with ExitStack() as stack:
         group = Group(tmp_path, stack)
@@ -109,7 +114,7 @@ def test_a_failover_loses_no_job_and_runs_no_two_of_one_model(tmp_path: Path) ->
         follower.start()
         folder = tmp_path / "site"
         folder.mkdir()
-        site = Installation(
+        site = open_installation(
             f"redis://127.0.0.1:{proxy.port}/0", folder, {"coordinator_lease_seconds": 8}
         )
         with site.worker(concurrency=2):

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -21,7 +21,11 @@ from kombu.utils.json import dumps
 
 from tests import celery_app
 from tests.helpers import eventually, redis_executable, running
-from tests.workers import Installation
+
+if TYPE_CHECKING:
+    from tests.workers import Installation
+
+pytest_plugins = ["tests.workers"]
 
 HOSTS = ("h1", "h2", "h3")
 LEASE = 5
@@ -114,13 +118,13 @@ def worker(net: Net, host: str, site: Installation) -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_host_that_is_cut_off_loses_its_job_before_another_gets_it_and_comes_back(
-    net: Net, tmp_path: Path
+    net: Net, open_installation: type[Installation], tmp_path: Path
 ) -> None:
     socket = tmp_path / "redis.sock"
     options = ["--bind", "10.99.0.1", "--port", "6379", "--protected-mode", "no", "--save", ""]
     command = net.inside(net.hub, redis_executable(), *options, "--unixsocket", str(socket))
     conf = {"coordinator_lease_seconds": LEASE}
-    site = Installation(f"redis+socket://{socket}?virtual_host=0", tmp_path, conf)
+    site = open_installation(f"redis+socket://{socket}?virtual_host=0", tmp_path, conf)
     with ExitStack() as stack:
         stack.enter_context(running(*command, cwd=tmp_path, log=tmp_path / "redis.log", grace=0))
         eventually(socket.exists, timeout=30)

@@ -14,10 +14,13 @@ import redis
 from celery import group
 
 from tests.helpers import ROOT, eventually, free_port, redis_executable, running
-from tests.workers import Installation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.workers import Installation
+
+pytest_plugins = ["tests.workers"]
 
 PASSWORD = "t0psecret"
 
@@ -80,11 +83,13 @@ def acl(folder: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_user_with_least_rights_is_enough(tmp_path: Path) -> None:
+def test_a_user_with_least_rights_is_enough(
+    open_installation: type[Installation], tmp_path: Path
+) -> None:
     port = free_port()
     url = f"redis://coordinator:{PASSWORD}@127.0.0.1:{port}/0"
     with server(tmp_path, "--port", str(port), "--aclfile", str(acl(tmp_path)), url=url):
-        smoke(Installation(url, tmp_path))
+        smoke(open_installation(url, tmp_path))
         with redis.Redis.from_url(url) as client:
             for words in (
                 ("FLUSHALL",),
@@ -141,7 +146,7 @@ def certificates(folder: Path) -> dict[str, Path]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_redis_over_tls_is_enough(tmp_path: Path) -> None:
+def test_redis_over_tls_is_enough(open_installation: type[Installation], tmp_path: Path) -> None:
     made, port = certificates(tmp_path), free_port()
     asked = f"ssl_cert_reqs=required&ssl_ca_certs={made['ca.pem']}"
     url = f"rediss://:{PASSWORD}@127.0.0.1:{port}/0?{asked}"
@@ -155,12 +160,14 @@ def test_redis_over_tls_is_enough(tmp_path: Path) -> None:
             # The bundled server is built without it.
             pytest.skip("this redis-server has no TLS")
     with server(tmp_path, *options, url=url):
-        smoke(Installation(url, tmp_path))
+        smoke(open_installation(url, tmp_path))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_one_redis_serves_two_installations(tmp_path: Path) -> None:
+def test_one_redis_serves_two_installations(
+    open_installation: type[Installation], tmp_path: Path
+) -> None:
     port = free_port()
     url = f"redis://127.0.0.1:{port}/0"
     sites = []
@@ -168,7 +175,7 @@ def test_one_redis_serves_two_installations(tmp_path: Path) -> None:
         folder = tmp_path / name
         folder.mkdir()
         conf = {"coordinator_key_prefix": f"{name}:", "task_default_queue": f"work-{name}"}
-        sites.append(Installation(url, folder, conf))
+        sites.append(open_installation(url, folder, conf))
     with server(tmp_path, "--port", str(port), url=url):
         one, two = sites
         with one.worker(queues=("work-one",)), two.worker(queues=("work-two",)):

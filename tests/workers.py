@@ -241,3 +241,9 @@ def alone(_server: str, tmp_path: Path) -> Iterator[Installation]:
     own = Installation(f"{_server}/{next(_databases)}", tmp_path)
     with contextlib.closing(own.redis):
         yield own
+
+
+@pytest.fixture
+def open_installation() -> type[Installation]:
+    """For tests on a Redis of their own."""
+    return Installation
