@@ -49,7 +49,10 @@ PATIENCE = 5.0
 FRESH = 1.0
 
 
-_SHARED = {part for parts in (*_PARTS.values(), _ADMISSION) for part in parts}
+#: Scripts that a Redis without room refuses; all others go on.
+_NEED_ROOM = ("submit", "resubmit")
+
+_SHARED = {"full"} | {part for parts in (*_PARTS.values(), _ADMISSION) for part in parts}
 
 
 def _folder() -> Traversable:
@@ -60,11 +63,13 @@ def _folder() -> Traversable:
 def _source(name: str) -> str:
     folder = _folder()
     parts = _PARTS.get(name, _ADMISSION)
+    if name not in _NEED_ROOM:
+        parts = (*parts, "full")
     shared = [folder.joinpath(f"{part}.lua").read_text("utf-8") for part in parts]
     operation = folder.joinpath(f"{name}.lua").read_text("utf-8")
     if "jobs" in parts:
         # An operation returns in many places; what it changed of jobs is written after each of them.
-        operation = f"local function operation()\n{operation}end\nlocal answer = operation()\nwrite()\nreturn answer\n"
+        operation = f"local function operation()\n{operation}end\nlocal answer = operation()\nlast()\nreturn answer\n"
     return "\n".join((*shared, operation))
 
 

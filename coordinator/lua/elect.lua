@@ -6,7 +6,9 @@ local leader = call('GET', key)
 if leader and leader ~= holder then
   return cjson.encode({answer = 'no', leader = leader})
 end
-if term > 0 then
+if term > 0 and leader then
+  call('PEXPIRE', key, term)
+elseif term > 0 then
   call('SET', key, holder, 'PX', term)
 else
   call('DEL', key)

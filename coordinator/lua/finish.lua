@@ -83,13 +83,20 @@ elseif outcome == 'retried' or outcome == 'replaced' then
     local queue = next.needs:match('queue:(%S+)$')
     count(job.queue, job.state, -1)
     count(queue, job.state, 1)
+    local owner = next.owner ~= '' and next.owner or nil
+    if job.owner and job.owner ~= owner then
+      call('SREM', P .. 'members:' .. job.owner, id)
+      leaving[job.owner] = true
+    end
     local changes = {class = next.class, task = next.task, retries = next.retries, queue = queue,
-      max_retries = next.max_retries, ended = token, owner = next.owner ~= '' and next.owner or false,
+      max_retries = next.max_retries, ended = token, owner = owner or false,
       expires = next.expires_ms > 0 and text(next.expires_ms) or false}
     for name, value in pairs({class = next.class, task = next.task, queue = queue, needs = next.needs,
-      priority = next.priority, org = next.org, owner = next.owner}) do
+      priority = next.priority, org = next.org}) do
       job[name] = value
     end
+    job.owner = owner
+    join(job)
     job.expires = changes.expires or nil
     if not job.expires then
       call('ZREM', P .. 'expiring', id)

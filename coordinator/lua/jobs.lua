@@ -86,7 +86,6 @@ local function leave_trace(id, job, seconds)
   call('EXPIRE', P .. 'job:' .. id, seconds)
 end
 
--- The last thing of every script.
 local function write()
   for id, fields in pairs(changed) do
     local kept, gone = {}, {}
@@ -118,6 +117,14 @@ local function write()
   if #drawn > 0 then
     call('HSET', P .. 'meta', unpack(drawn))
   end
+end
+
+-- The last thing of every script, wherever it returned.
+local function last()
+  if let_go and next(leaving) then
+    let_go()
+  end
+  write()
 end
 
 local function emit(verb, id, version, data)

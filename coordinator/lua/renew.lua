@@ -9,8 +9,6 @@
 -- of life, from a second on}, unfetched = messages that nobody has fetched from its queues}
 local worker, register, slots, busy, queues = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 local key, lease = P .. 'worker:' .. worker, default('lease_ms', 30000)
--- Before all else that writes: a Redis that is full refuses what may need memory, unless the script has written
--- something that needs none. Workers that could not renew would have to end their jobs.
 call('HDEL', key, 'stretched')
 local known = call('HMGET', key, 'pool', 'slots', 'busy', 'gone')
 if known[4] and not expire_worker(worker, known[4]) then
@@ -135,9 +133,6 @@ if joins or after > before then
     woken[i] = 'queue:' .. queue
   end
   wake(woken)
-end
-if next(leaving) then
-  let_go()
 end
 local unfetched = 0
 for _, queue in ipairs(split(queues)) do

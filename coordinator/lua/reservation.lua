@@ -1,9 +1,11 @@
 -- Gives, moves and drops the reservation; part of tick.
 
--- When a unit of a resource is expected back: at the end of the holder that ends first.
-local function expected_back(resource)
+local LOOKED_INTO = 100    -- holders that one tick looks at
+
+-- When a unit of a resource is expected back: at the end of the holder that ends first, of some of them.
+local function expected_back(resource, some)
   local earliest
-  for _, id in ipairs(call('SRANDMEMBER', P .. 'holders:' .. resource, 50)) do
+  for _, id in ipairs(call('SRANDMEMBER', P .. 'holders:' .. resource, some)) do
     local run = read(id) or {}
     local elapsed = run.started and now - tonumber(run.started) or 0
     local average = expected(run.task or '')
@@ -81,12 +83,12 @@ local function reserve()
     for _, resource in ipairs(models) do
       local limit = limit_of(resource)
       if limit and size('holders:' .. resource) >= limit then
-        start = math.max(start, expected_back(resource))
+        start = math.max(start, expected_back(resource, math.max(2, math.floor(LOOKED_INTO / #models))))
       end
     end
     local queue = class.needs[#class.needs]
     if window(queue:match('^queue:(.*)$')) <= 0 then
-      start = math.max(start, expected_back(queue))
+      start = math.max(start, expected_back(queue, 50))
     end
     call('HSET', P .. 'reservation', 'job', id, 'class', class.id, 'models', table.concat(models, ' '),
       'start', text(start))

@@ -19,7 +19,10 @@ for i = 3, #ARGV, 13 do
   local id, queue = ARGV[i], ARGV[i + 2]:match('queue:(%S+)$')
   local old = read(id)
   if old and not old.replaced then
-    if old.state == 'running' or old.state == 'stopping' then
+    local running = old.state == 'running' or old.state == 'stopping'
+    -- The same again: its reply was lost, or the reaper was quicker than the producer.
+    local again = ARGV[i + 12] == 'entered' or running and message_of(id) == ARGV[i + 11]
+    if running and not again then
       -- Perhaps the end of a canvas that replaced this run, quicker than the run itself: kept for its end.
       set(old, {next_of = old.token, next = cjson.encode({class = ARGV[i + 1],
         needs = ARGV[i + 2], priority = ARGV[i + 3], org = ARGV[i + 4], owner = ARGV[i + 5],

@@ -1,7 +1,8 @@
 -- Everything that happens because time passes: leases, due jobs, ends of holds and limits, wakes.
 -- Cheap and safe to call from anywhere as often as one likes; each part does a bounded piece.
 --
--- Answers {answer = ok, next_ms, expired = worker ids, more}
+-- Answers {answer = ok, expired = worker ids, more}
+local CLAIMS = 10          -- owners that one script gives back what they held before a restore
 local left = 24            -- jobs that this script still may move
 local dispatching = {}     -- queues with jobs that are dispatched and not claimed
 local counts = call('HGETALL', P .. 'counts')
@@ -29,7 +30,11 @@ if gap > step then
     end
   end
 elseif gap < -step then
-  -- It stepped back: no lease is longer than one that begins now.
+  -- It stepped back: no lease is longer than one that begins now, nor is the time for which workers are awaited.
+  if open == '0' then
+    local admit_at = tonumber(call('HGET', P .. 'meta', 'admit_at')) or 0
+    call('HSET', P .. 'meta', 'admit_at', text(math.min(admit_at, now + lease)))
+  end
   local longest = {workers = lease}
   for _, queue in ipairs(dispatching) do
     longest['dispatched:' .. queue] = default('claim_ms', 30000)
@@ -45,17 +50,14 @@ if not last or gap > 0 or gap < -step then
   call('HSET', P .. 'meta', 'ticked', text(now))
 end
 
+local more, expired = false, {}
 if open == '0' and (call('EXISTS', P .. 'awaited') == 0
     or now >= (tonumber(call('HGET', P .. 'meta', 'admit_at')) or 0)) then
-  call('HSET', P .. 'meta', 'open', '1')
-  call('DEL', P .. 'awaited')
-  open = '1'
-end
-if open == '1' and call('EXISTS', P .. 'restored') == 1 then
-  -- What owners held for steps that wait is theirs again before anybody is woken, unless somebody runs on it.
-  local claims = call('HGETALL', P .. 'claims')
+  -- What owners held for steps that wait is theirs again before anybody is admitted, unless somebody runs on it, or
+  -- the owner's last job has ended meanwhile.
+  local claims = call('HSCAN', P .. 'claims', 0, 'COUNT', CLAIMS)[2]
   for i = 1, #claims, 2 do
-    local free, wanted = true, split(claims[i + 1])
+    local free, wanted = call('EXISTS', P .. 'members:' .. claims[i]) == 1, split(claims[i + 1])
     for _, resource in ipairs(wanted) do
       local limit = limit_of(resource)
       free = free and not (limit and size('holders:' .. resource) >= limit)
@@ -63,8 +65,16 @@ if open == '1' and call('EXISTS', P .. 'restored') == 1 then
     for _, resource in ipairs(free and wanted or {}) do
       take(resource, '', claims[i])
     end
+    call('HDEL', P .. 'claims', claims[i])
   end
-  call('DEL', P .. 'claims')
+  more = call('EXISTS', P .. 'claims') == 1
+  if not more then
+    call('HSET', P .. 'meta', 'open', '1')
+    call('DEL', P .. 'awaited')
+    open = '1'
+  end
+end
+if open == '1' and call('EXISTS', P .. 'restored') == 1 then
   -- What was restored is parked on its queues: they wake like after a resume.
   for _, resource in ipairs(call('SMEMBERS', P .. 'restored')) do
     postpone(resource)
@@ -72,7 +82,6 @@ if open == '1' and call('EXISTS', P .. 'restored') == 1 then
   call('DEL', P .. 'restored')
 end
 
-local more, expired = false, {}
 local function due(name)
   local ids = call('ZRANGEBYSCORE', P .. name, '-inf', now, 'LIMIT', 0, left)
   more = more or #ids == left
@@ -129,7 +138,10 @@ for _, owner in ipairs(due('keeping')) do
   call('ZREM', P .. 'keeping', owner)
   for _, id in ipairs(call('SMEMBERS', P .. 'members:' .. owner)) do
     local job = read(id)
-    if job and not job.attempts and job.state ~= 'dispatched' then
+    if job and not job.attempts and job.state == 'dispatched' then
+      -- It may be taken back before it begins: looked at again.
+      call('ZADD', P .. 'keeping', now + 1000, owner)
+    elseif job and not job.attempts then
       -- Its next step has not begun: others need not wait for that.
       emit('disowned', id, job.version, {by = 'coordinator', reason = 'its next step waited too long'})
       wake(disown(owner))
