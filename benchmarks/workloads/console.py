@@ -157,7 +157,7 @@ def _row(client: TestClient, recent: Recent, name: str, path: str, sizes: Sizes)
 WORKLOAD = Workload(
     "console",
     "Pages of the console",
-    "The store (SQLite) has 100,000 jobs of a day, with three entries of the log each; 10,000 wait in the ledger, for 20 slots. "
+    "The store (SQLite) has 100,000 jobs of a day, three entries of the log each; 10,000 wait for 20 slots. "
     "Milliseconds for a page as an operator sees it, from the request to its last byte, in one process, who looks "
     "every few seconds, as the page does, and alone: nothing is shared with others. CPU is of that process, Redis "
     "not counted.",
