@@ -24,7 +24,7 @@ pytest_plugins = ["tests.workers", "tests.desk", "tests.web_site"]
 ROUTES = """
 POST /jobs | GET /jobs | GET /jobs/{job_id} | GET /jobs/{job_id}/why | GET /jobs/{job_id}/events
 POST /jobs/{job_id}/cancel | POST /jobs/{job_id}/resubmit | POST /jobs/{job_id}/release
-GET /queue/status | GET /work_queue_status | GET /work_assignment_status | GET /status | GET /health
+GET /queue/status | GET /work_queue_status | GET /work_assignment_status | GET /status | GET /health | GET /metrics
 POST /queues/{queue}/pause | POST /queues/{queue}/resume | POST /queues/{queue}/drain | POST /queues/{queue}/retry
 POST /workflows/{name}/execute | GET /workflows | GET /workflows/executions/{execution_id}
 GET /orgs | PUT /orgs/{org}/limit | DELETE /orgs/{org}/limit
