@@ -44,18 +44,23 @@ class Refused(CoordinatorError):
     """An operation that the present state does not allow; the message says the way out."""
 
 
-class UnknownJob(CoordinatorError, KeyError):
-    """No job of this id is known."""
+class Unknown(CoordinatorError, KeyError):
+    """Nothing of this name or id is known; its subclasses say of what kind."""
 
     def __str__(self) -> str:
-        return str(self.args[0]) if self.args else "unknown job"
+        # A KeyError shows its text in quotes.
+        return str(self.args[0]) if self.args else "unknown"
 
 
-class UnknownExecution(UnknownJob):
+class UnknownJob(Unknown):
+    """No job of this id is known."""
+
+
+class UnknownExecution(Unknown):
     """No execution of this id is known."""
 
 
-class UnknownWorkflow(UnknownJob):
+class UnknownWorkflow(Unknown):
     """No workflow of this name is defined."""
 
     def __init__(self, name: str, known: Iterable[str]) -> None:

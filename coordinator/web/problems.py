@@ -22,7 +22,7 @@ from coordinator.errors import (
     LedgerUnavailable,
     Refused,
     StoreUnavailable,
-    UnknownJob,
+    Unknown,
 )
 from coordinator.store import RowRefused
 
@@ -89,7 +89,7 @@ def failure_of(error: CoordinatorError) -> Failed:
             return Failed(503, text, _later(FULL_SECONDS))
         case LedgerUnavailable() | LedgerClosed() | StoreUnavailable():
             return Failed(503, text, _later(AWAY_SECONDS))
-        case UnknownJob():
+        case Unknown():
             return Failed(404, text)
         case InvalidValue() if not isinstance(error, InvalidSetting):
             return Failed(422, text)

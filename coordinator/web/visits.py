@@ -13,7 +13,7 @@ from fastapi import Depends, Header, Request, Response
 from fastapi.encoders import jsonable_encoder
 from fastapi.routing import APIRoute
 
-from coordinator.errors import InvalidValue, Refused, UnknownJob
+from coordinator.errors import InvalidValue, Refused, Unknown
 from coordinator.web.access import Access, Caller, Card
 from coordinator.web.problems import Failed, responses
 from coordinator.web.threads import Threads
@@ -171,7 +171,7 @@ def once(status: int = 200) -> Callable[[Callable[..., Any]], Callable[..., Any]
             if known.status is None:
                 try:
                     told = handler(visit=replace(visit, nonce=known.nonce), **kwargs)
-                except (InvalidValue, Refused, UnknownJob):
+                except (InvalidValue, Refused, Unknown):
                     # Nothing was done, and what is sent next under this key may be the corrected request.
                     store.forget_answer(who, visit.key)
                     raise
