@@ -55,7 +55,7 @@ _STARTED, _BLOCKED = Verb.STARTED.value, Verb.BLOCKED.value
 _FAILED = frozenset(state.value for state in (State.FAILED, State.UNPROCESSABLE))
 
 #: What these measures take from a job's row, or from an event of the batch that is newer.
-_READ = ("sequence", "due_at", "dispatched_at", "conflict_reason")
+_READ = ("sequence", "due_at", "dispatched_at", "conflict_reason", "model", "org")
 
 
 class Measures:
@@ -81,19 +81,23 @@ class Measures:
             job = known.get(job_id)
             if job is None:
                 job = known[job_id] = {name: row[name] for name in _READ}
-            self._add(item, before, row, job)
+            self._add(item, before, row["queue"], job)
             for name in _READ:
                 if name in item.changes:
                     job[name] = item.changes[name]
+            if item.job is not None:
+                # From here on it is another job under the same id: replaced, or resubmitted otherwise.
+                models = item.job.models
+                job["model"], job["org"] = models[0] if models else None, item.job.org
 
     def _add(
         self,
         item: Transition,
         before: str | None,
-        row: Mapping[str, Any],
+        queue: str,
         job: Mapping[str, Any],
     ) -> None:
-        event, queue, state = item.event, row["queue"], item.changes.get("state")
+        event, state = item.event, item.changes.get("state")
         if event.verb == _BLOCKED:
             kind = kind_of(str(event.data.get("resource") or ""))
             self.totals[PREFIX + BLOCKED, queue, kind] += 1
@@ -101,33 +105,31 @@ class Measures:
             if job["dispatched_at"] is None and (job["conflict_reason"] or "").startswith("Model "):
                 self._took(LOCK_WAIT, queue, event.at_ms - _ready(job))
         elif event.verb == _STARTED:
-            self._started(item, row, job)
+            self._started(item, queue, job)
         elif state is not None and before in _HOLDING and state not in _HOLDING:
-            self._gave_back(item, state, row, job)
+            self._gave_back(item, state, queue, job)
 
-    def _started(self, item: Transition, row: Mapping[str, Any], job: Mapping[str, Any]) -> None:
-        queue, at = row["queue"], item.event.at_ms
+    def _started(self, item: Transition, queue: str, job: Mapping[str, Any]) -> None:
+        at = item.event.at_ms
         if job["dispatched_at"] is not None:
             self._took(HANDOFF, queue, at - job["dispatched_at"])
         if item.changes.get("attempts") != 1:
             # A run after the first waited for its retry, or for the end of a lease.
             return
         waited = self._took(WAIT, queue, at - _ready(job))
-        if row["org"] is not None:
-            self.totals[PREFIX + ORG_STARTED, queue, row["org"]] += 1
-            self.totals[PREFIX + ORG_WAITED, queue, row["org"]] += waited
+        if job["org"] is not None:
+            self.totals[PREFIX + ORG_STARTED, queue, job["org"]] += 1
+            self.totals[PREFIX + ORG_WAITED, queue, job["org"]] += waited
 
-    def _gave_back(
-        self, item: Transition, state: str, row: Mapping[str, Any], job: Mapping[str, Any]
-    ) -> None:
-        event, queue = item.event, row["queue"]
-        if row["model"] is not None and job["dispatched_at"] is not None:
+    def _gave_back(self, item: Transition, state: str, queue: str, job: Mapping[str, Any]) -> None:
+        event = item.event
+        if job["model"] is not None and job["dispatched_at"] is not None:
             self._took(LOCK_HOLD, queue, event.at_ms - job["dispatched_at"])
         if event.data.get("runtime_ms") is not None:
             self._took(RUN, queue, int(event.data["runtime_ms"]))
-        if row["org"] is not None and (state == _COMPLETED or state in _FAILED):
+        if job["org"] is not None and (state == _COMPLETED or state in _FAILED):
             name = ORG_COMPLETED if state == _COMPLETED else ORG_FAILED
-            self.totals[PREFIX + name, queue, row["org"]] += 1
+            self.totals[PREFIX + name, queue, job["org"]] += 1
 
     def _took(self, name: str, queue: str, duration_ms: int) -> int:
         # Two clocks of Redis, before and after a failover, could give less than nothing.
