@@ -15,7 +15,7 @@ from typing import Any
 
 import redis
 from celery import Celery, signals
-from kombu import Queue
+from kombu.entity import Queue
 
 from benchmarks.trace import BEGUN, RAN, REFUSED, Writer
 

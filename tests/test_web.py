@@ -32,7 +32,10 @@ GET /panic/{scope} | PUT /panic/{scope} | DELETE /panic/{scope} | GET /workers |
 """
 
 #: Beside these: the server lives, who calls, live updates, all breakers, a listing, the end of an execution.
-MORE = "GET /workflows/executions | POST /workflows/executions/{execution_id}/cancel | GET /live | POST /session | GET /session | DELETE /session | GET /events | GET /panic"
+MORE = """
+GET /workflows/executions | POST /workflows/executions/{execution_id}/cancel | GET /live
+POST /session | GET /session | DELETE /session | GET /events | GET /panic
+"""
 
 
 def routes(text: str) -> set[str]:
