@@ -129,8 +129,9 @@ class Records:
         """Bring the settings of this process to the ledger; what an operator set stays."""
         self.ledger.configure(configured(self.settings))
 
-    def _record(self, events: Sequence[Event]) -> None:
+    def _record(self, events: Sequence[Event]) -> set[tuple[int, str]]:
         from coordinator.recorder import record_all
 
-        record_all(self.store, events)
+        refused = record_all(self.store, events)
         self.store.note_workers(events)
+        return refused

@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
@@ -28,7 +28,7 @@ from coordinator.family import WORKER_MARK, end, marked
 from coordinator.jobs import Event
 from coordinator.ledger import Ledger
 from coordinator.settings import Settings
-from coordinator.states import State
+from coordinator.states import FINAL, State
 
 if TYPE_CHECKING:
     from coordinator.store import Store, StoredJob
@@ -56,7 +56,8 @@ _BOOT, _NUMBERS = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/p
 
 _RUNNING = (State.RUNNING, State.STOPPING)
 
-Record = Callable[[Sequence[Event]], None]
+#: Writes events to the store; returns (epoch, event id) of those that could not be written.
+Record = Callable[[Sequence[Event]], Collection[tuple[int, str]]]
 
 
 class Restorer:
@@ -152,7 +153,7 @@ class Restorer:
             LedgerClosed: somebody else has taken over; nothing that he built was changed.
         """
         began = self._told_at = time.monotonic()
-        self._record_survivors()
+        ended = self._record_survivors()
         workers = self._workers()
         self.ledger.wipe(self.holder)
         epoch = self.store.open_epoch()
@@ -162,7 +163,7 @@ class Restorer:
         entered, of = 0, self.store.count_unfinished()
         for page in self._pages():
             entered += len(page)
-            self.ledger.restore(epoch, page, entered, of)
+            self.ledger.restore(epoch, page, entered, of, _over(page, ended))
             workers.update(item.worker for item in page if item.worker and item.state in _RUNNING)
             self._tell(entered, of)
         for owner, needs in self.store.claims().items():
@@ -215,10 +216,28 @@ class Restorer:
             return live | found
         return live | found | {ANYBODY}
 
-    def _record_survivors(self) -> None:
-        while events := self.ledger.read_events(BATCH):
-            self.record(events)
-            self.ledger.forget_events(events[-1].event_id)
+    def _record_survivors(self) -> dict[str, Event]:
+        """Record the events that are left, and forget those that nobody else has to see.
+
+        The recorder is to see again an end whose result no worker wrote: delivering it may submit jobs, and nobody
+        could while the ledger is closed. And an end that the store refused, which the reaper tells again.
+
+        Returns:
+            The latter, by job.
+        """
+        ended: dict[str, Event] = {}
+        last = ""
+        while events := self.ledger.read_events(BATCH, last):
+            refused = self.record(events)
+            done = []
+            for event in events:
+                if (event.epoch, event.event_id) in refused and event.data.get("state") in FINAL:
+                    ended[event.job_id] = event
+                elif not event.data.get("undelivered_result"):
+                    done.append(event.event_id)
+            self.ledger.forget_events(done)
+            last = events[-1].event_id
+        return ended
 
     def _complete(self) -> bool:
         """Whether the ledger that was found knows all workers: no event was recorded that it forgot."""
@@ -239,6 +258,16 @@ class Restorer:
                 self._build(epoch, "hold", setting.resource, *note)
             elif setting.kind in ("limit", "override"):
                 self._build(epoch, setting.kind, setting.resource, setting.value, until)
+
+
+def _over(page: Sequence[StoredJob], ended: Mapping[str, Event]) -> dict[str, str]:
+    """Return the verbs of ends that the rows of these jobs do not know."""
+    found = {}
+    for item in page:
+        event = ended.get(item.job.job_id)
+        if event and (event.epoch, event.version) > (item.epoch, item.version):
+            found[item.job.job_id] = event.verb
+    return found
 
 
 def _order(event_id: str) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,11 +14,12 @@ import redis
 from coordinator.errors import LedgerClosed
 from coordinator.jobs import Event, Job
 from coordinator.ledger import Ledger
-from coordinator.recorder import record_all
+from coordinator.recorder import Recorder, record_all
 from coordinator.resources import needs_of
 from coordinator.restorer import ANYBODY, FRESH_MS, TERM_MS, Restorer, machine
 from coordinator.settings import Settings
 from coordinator.store import Store
+from coordinator.verification import verify
 from tests.helpers import eventually
 
 #: Later than any heartbeat, Unix milliseconds.
@@ -36,13 +38,13 @@ class Installation:
     def restorer(self, holder: str = "first") -> Restorer:
         return Restorer(self.ledger, self.store, self.settings, self.record, holder)
 
-    def record(self, events: Sequence[Event]) -> None:
-        assert not record_all(self.store, events)
+    def record(self, events: Sequence[Event]) -> set[tuple[int, str]]:
+        return record_all(self.store, events)
 
     def settle(self) -> None:
         """What the recorder does."""
         events = self.ledger.read_events(1000)
-        self.record(events)
+        assert not self.record(events)
         self.store.note_workers(events)
         self.ledger.settle(events)
 
@@ -389,3 +391,50 @@ def test_a_run_told_to_stop_in_a_way_that_is_not_known_is_released(
     at.ledger.renew("w", ["q"], 4, hand=[("a", token)], register=True)
     assert at.ledger.finish("a", token, "released", {"reason": "stopped"}).answer == "done"
     assert (at.ledger.job("a") or {})["state"] == "waiting"
+
+
+def test_the_result_of_an_end_without_a_worker_is_delivered_after_the_restore(
+    at: Installation, redis_client: redis.Redis
+) -> None:
+    at.submit("a", "m")
+    at.submit("b", "m")
+    at.ledger.cancel("a", "not needed", "somebody")
+    # It recorded them and was killed before it came to anything else.
+    at.ledger.elect("restore", "killed", TERM_MS)
+    at.record(at.ledger.read_events(1000))
+    at.ledger.wipe("killed")
+    at.ledger.resign("restore", "killed")
+    assert at.restorer().ensure_open()
+    at.restorer("second").rebuild()
+    delivered: list[str] = []
+    recorder = Recorder(
+        at.ledger, at.store, lambda event, _: delivered.append(event.job_id), "recorder"
+    )
+    recorder.tick()
+    assert delivered == ["a"]
+    assert at.ledger.read_events(1000) == []
+    kinds = [entry["event_type"] for entry in at.store.audit(job_id="a")]
+    assert kinds.count("canceled") == 1
+    recorder.resign()
+
+
+@pytest.mark.parametrize("verb", ["completed", "replaced"])
+def test_an_end_that_the_store_refuses_is_no_lost_job(
+    at: Installation, redis_client: Any, verb: str
+) -> None:
+    job = at.submit("a", "m")
+    token = at.start("a")
+    at.settle()
+    at.ledger.finish("a", token, verb)
+    events = "coordinator:events"
+    ((entry, fields),) = redis_client.xrevrange(events, count=1)
+    redis_client.xdel(events, entry)
+    data = json.loads(fields["data"]) | {"attempts": "many"}
+    redis_client.xadd(events, {**fields, "data": json.dumps(data)})
+    for _ in range(2):
+        at.restorer().rebuild()
+    known = at.ledger.job("a") or {}
+    assert known["state"] == "completed"
+    assert not verify(at.ledger)
+    # A canvas that replaced it still ends in its id.
+    assert at.ledger.submit([job])[0].known == (verb == "completed")

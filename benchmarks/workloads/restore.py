@@ -55,7 +55,7 @@ def measure(context: Context) -> list[Row]:
     with RedisServer(context.folder / "redis") as server:
         ledger = Ledger(server.url)
         settings = Settings(redis_url=server.url, data_dir=context.folder)
-        restorer = Restorer(ledger, store, settings, lambda _: None, "benchmark")
+        restorer = Restorer(ledger, store, settings, lambda _: (), "benchmark")
         server.client.flushall()
         before, redis_before, began = _cpu(), server.cpu(), time.perf_counter()
         restorer.ensure_open()

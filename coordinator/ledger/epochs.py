@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import redis
@@ -60,13 +60,21 @@ class Epochs(Scripts):
         if not awaited:
             self.run("tick")
 
-    def restore(self, epoch: int, jobs: Sequence[Any], entered: int = 0, of: int = 0) -> None:
+    def restore(
+        self,
+        epoch: int,
+        jobs: Sequence[Any],
+        entered: int = 0,
+        of: int = 0,
+        ended: Mapping[str, str] | None = None,
+    ) -> None:
         """Enter unfinished jobs (``store.StoredJob``) into a ledger that is being built.
 
         Args:
             epoch: the one that is being built.
             jobs: some of the jobs.
             entered, of: how many are in with these, of how many, for people who wait.
+            ended: jobs that are over although their row does not say so, and the verb of that end.
         """
         arguments: list[str | int | float] = [epoch, entered, of]
         for item in jobs:
@@ -76,7 +84,7 @@ class Epochs(Scripts):
                 item.sequence,
                 item.attempts,
                 item.losses,
-                item.state.value,
+                (ended or {}).get(item.job.job_id, item.state.value),
                 item.worker or "",
                 item.token or 0,
                 "" if item.stop is None else json.dumps(item.stop),
@@ -100,7 +108,7 @@ class Epochs(Scripts):
         return set(self.redis.zrange(f"{self.prefix}workers", 0, -1))
 
     def wipe(self, holder: str) -> None:
-        """Delete everything but the terms of singletons.
+        """Delete everything but the terms of singletons and the events that are left.
 
         Raises:
             LedgerClosed: ``holder`` does not hold the term of the restore any more.
@@ -118,12 +126,10 @@ class Epochs(Scripts):
             return epoch, ""
         return epoch, self.redis.xinfo_stream(f"{self.prefix}events")["last-generated-id"]
 
-    def forget_events(self, last_id: str) -> None:
-        """Trim the stream up to and with an event, in a ledger that is closed."""
-        milliseconds, part = last_id.split("-")
-        self.redis.xtrim(
-            f"{self.prefix}events", minid=f"{milliseconds}-{int(part) + 1}", approximate=False
-        )
+    def forget_events(self, event_ids: Sequence[str]) -> None:
+        """Delete some events, in a ledger that is closed."""
+        if event_ids:
+            self.redis.xdel(f"{self.prefix}events", *event_ids)
 
     def watch_memory(self, percent: float) -> tuple[bool, bool]:
         """Refuse new jobs while Redis uses more than a part of its ``maxmemory``.
@@ -156,11 +162,18 @@ class Epochs(Scripts):
         """Give up a singleton's term."""
         self.run("elect", name, holder, 0)
 
-    def read_events(self, count: int) -> list[Event]:
-        """Return the oldest events that were not settled."""
+    def read_events(self, count: int, after: str = "") -> list[Event]:
+        """Return the oldest events that were not settled.
+
+        Args:
+            count: events at most, or one more.
+            after: id of an event; only later ones.
+        """
         name = f"{self.prefix}events"
         reads = self.redis.pipeline(transaction=False)
-        reads.hget(f"{self.prefix}meta", "epoch").xrange(name, count=count)
+        reads.hget(f"{self.prefix}meta", "epoch").xrange(
+            name, min=f"({after}" if after else "-", count=count
+        )
         epoch, entries = reads.execute()
         # The end of a workflow's step and the next step go to the store together: with the one alone, a Redis that is
         # wiped now would leave an execution that nobody continues.

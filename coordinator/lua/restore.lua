@@ -4,6 +4,7 @@
 -- ARGV[2..] epoch, jobs entered with these, jobs there are to enter (both for people), then per job: id, class,
 --           needs, priority, org, owner, task, due ms, expires ms, max_retries, retries, message, sequence,
 --           attempts, losses, state, worker, token, how a stopping run is to end (JSON: kind, reason, by; "" unknown)
+--           The state of a job whose end the store could not record is the verb of that end.
 -- A job that is where the store has it already needs no event: a hundred thousand of them would keep the recorder
 -- busy for seconds. The first that something happens to has the version after this one.
 local function place(job, state, fields, data, before)
@@ -16,14 +17,27 @@ local function place(job, state, fields, data, before)
   join(job)
 end
 
+-- A tombstone alone for a job that is over although its row says otherwise, or it would run again.
+local function bury(job, verb, max_retries, token)
+  local state = verb == 'replaced' and 'completed' or verb
+  count(job.queue, state, 1)
+  set(job, {queue = job.queue, class = job.class, task = job.task, sequence = job.sequence,
+    max_retries = max_retries, state = state, version = '1', ended = token, replaced = verb == 'replaced' and 1 or nil})
+  call('ZADD', P .. 'tombstones', now, job.id)
+end
+
 call('HSET', P .. 'meta', 'restored', ARGV[3], 'restorable', ARGV[4])
 for i = 5, #ARGV, 19 do
-  local id = ARGV[i]
-  if call('EXISTS', P .. 'job:' .. id) == 0 then
-    local needs, state = ARGV[i + 2], ARGV[i + 15]
-    local queue = needs:match('queue:(%S+)$')
+  local id, needs, state = ARGV[i], ARGV[i + 2], ARGV[i + 15]
+  local queue = needs:match('queue:(%S+)$')
+  local job = {id = id, queue = queue, class = ARGV[i + 1], task = ARGV[i + 6], sequence = ARGV[i + 12]}
+  if call('EXISTS', P .. 'job:' .. id) == 1 then
+    -- Entered before: the reply was lost.
+  elseif FINAL[state] or state == 'replaced' then
+    bury(job, state, ARGV[i + 9], ARGV[i + 17])
+  else
     local due, expires = tonumber(ARGV[i + 7]), tonumber(ARGV[i + 8])
-    local job = {id = id, queue = queue, class = ARGV[i + 1], task = ARGV[i + 6], sequence = ARGV[i + 12]}
+    local over = state == 'replaced' and 'completed' or state
     local fields = {queue = queue, class = job.class, task = job.task, sequence = job.sequence,
       max_retries = ARGV[i + 9], retries = ARGV[i + 10], attempts = ARGV[i + 13], losses = ARGV[i + 14],
       owner = ARGV[i + 5]}

@@ -1,4 +1,5 @@
--- Deletes a part of all keys of the ledger but the terms of singletons, for a restore.
+-- Deletes a part of all keys of the ledger but the terms of singletons, for a restore, and the events: the restore
+-- leaves those among them that the recorder is not done with, or whoever waits for their results would wait for ever.
 -- Only by who restores: one that was frozen must not wipe what another one has built meanwhile.
 --
 -- ARGV[2..] holder of the term of the restore, cursor ("0" begins)
@@ -8,7 +9,7 @@ if call('GET', P .. 'leader:restore') ~= ARGV[2] then
 end
 local found = call('SCAN', ARGV[3], 'MATCH', P:gsub('[%[%]*?\\]', '\\%0') .. '*', 'COUNT', 1000)
 for _, key in ipairs(found[2]) do
-  if key:sub(1, #P + 7) ~= P .. 'leader:' then
+  if key:sub(1, #P + 7) ~= P .. 'leader:' and key ~= P .. 'events' then
     call('UNLINK', key)
   end
 end
