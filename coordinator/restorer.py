@@ -166,8 +166,10 @@ class Restorer:
             self.ledger.restore(epoch, page, entered, of, _over(page, ended))
             workers.update(item.worker for item in page if item.worker and item.state in _RUNNING)
             self._tell(entered, of)
-        for owner, needs in self.store.claims().items():
-            self._build(epoch, "claim", owner, " ".join(needs))
+        claims, until_ms = self.store.claims(), self.store.hold_ends()
+        for owner, needs in claims.items():
+            end_ms = (until_ms[owner],) if owner in until_ms else ()
+            self._build(epoch, "claim", owner, " ".join(needs), *end_ms)
         # Those whose process on this machine is gone will not report: nobody needs to wait for them.
         gone = {worker for worker in workers if is_gone(worker)}
         awaited = sorted(workers - gone)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -438,3 +439,37 @@ def test_an_end_that_the_store_refuses_is_no_lost_job(
     assert not verify(at.ledger)
     # A canvas that replaced it still ends in its id.
     assert at.ledger.submit([job])[0].known == (verb == "completed")
+
+
+def test_an_owner_keeps_what_it_held_for_no_longer_than_before_the_restore(
+    at: Installation, redis_client: redis.Redis
+) -> None:
+    owner = "workflow-1"
+    needs = needs_of("q", ("m",), None, None)
+    first, second = (
+        Job(name, "task", "q", needs, f'{{"headers": {{"id": "{name}"', owner=owner)
+        for name in ("first", "second")
+    )
+    # Nobody takes the second one: its queue has no worker.
+    second = replace(second, queue="r", needs=needs_of("r", ("m",), None, None))
+    at.store.insert([first])
+    at.ledger.submit([first])
+    token = at.start("first")
+    row = json.dumps(asdict(second))
+    finish = at.ledger.finish("first", token, "completed", {}, second, row, keep_ms=60_000)
+    assert finish.answer == "done"
+    (kept,) = redis_client.zrange("coordinator:keeping", 0, -1, withscores=True)
+    at.settle()
+    for _ in range(2):
+        redis_client.flushall()
+        assert at.restorer().ensure_open()
+        at.settle()
+    at.ledger.renew("w", ["q"], 4, register=True)
+    at.ledger.tick()
+    assert at.ledger.holders("model:m") == {owner}
+    assert redis_client.zrange("coordinator:keeping", 0, -1, withscores=True) == [kept]
+    redis_client.hset("coordinator:meta", "clock_offset", 61_000)
+    at.ledger.renew("w", ["q"], 4, register=True)
+    for _ in range(2):
+        at.ledger.tick()
+    assert at.ledger.holders("model:m") == set()

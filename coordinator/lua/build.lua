@@ -1,7 +1,8 @@
 -- Sets what the store knows of limits, times and holds while the ledger is built again, without events.
 --
 -- ARGV[2..] epoch, then configure, pairs name, value | hold, resource, by, reason, until ms, since ms |
---           limit | override, resource, value, until ms | claim, owner, what it held for a step that waits
+--           limit | override, resource, value, until ms | claim, owner, what it held for a step that waits, and perhaps
+--           until when (ms)
 local kind = ARGV[3]
 if kind == 'configure' then
   for i = 4, #ARGV, 2 do
@@ -11,6 +12,9 @@ if kind == 'configure' then
   end
 elseif kind == 'claim' then
   call('HSET', P .. 'claims', ARGV[4], ARGV[5])
+  if ARGV[6] then
+    call('ZADD', P .. 'keeping', ARGV[6], ARGV[4])
+  end
 else
   local until_ms
   if kind == 'hold' then

@@ -118,6 +118,7 @@ local function disown(owner)
     remove('holders:' .. resource, owner)
   end
   call('DEL', P .. 'owned:' .. owner)
+  call('SREM', P .. 'owners', owner)
   call('ZREM', P .. 'keeping', owner)
   return back
 end
@@ -134,7 +135,7 @@ end
 -- Accepts the job that follows the one that has ended: its owner keeps what it holds, for `keep_ms` at most.
 -- It has the same place in the order, or it would hold its models behind all that came since.
 local function follow(job, following, back)
-  local owner, needs = following.owner, needs_of(following)
+  local owner, needs, keep_until = following.owner, needs_of(following), nil
   local fields = {queue = following.needs:match('queue:(%S+)$'), class = following.class, task = following.task,
     sequence = job.sequence, max_retries = following.max_retries, owner = owner ~= '' and owner or nil}
   if owner ~= '' and following.keep_ms == 0 then
@@ -142,7 +143,8 @@ local function follow(job, following, back)
       back[#back + 1] = resource
     end
   elseif owner ~= '' and following.keep_ms then
-    call('ZADD', P .. 'keeping', now + following.keep_ms, owner)
+    keep_until = now + following.keep_ms
+    call('ZADD', P .. 'keeping', keep_until, owner)
   end
   local successor = {id = following.id}
   for name, value in pairs(fields) do
@@ -150,7 +152,8 @@ local function follow(job, following, back)
   end
   keep_message(successor.id, following.message)
   -- Right behind the end in the stream: the store gets both at once, or none.
-  move(successor, 'submitted', 'waiting', fields, {sequence = job.sequence, row = following.row})
+  move(successor, 'submitted', 'waiting', fields, {sequence = job.sequence, row = following.row,
+    keep_until = keep_until})
   enqueue(successor, needs, place_among(back, needs.needs))
 end
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from coordinator.jobs import Job
 from coordinator.resources import is_kept
-from coordinator.states import FINAL, State
+from coordinator.states import FINAL, State, Verb
 from coordinator.store.database import Row
 from coordinator.store.submission import Submission
 
@@ -216,6 +216,25 @@ class Executions(Submission):
             kept = [need for need in row["needs"] if is_kept(need)]
             found.setdefault(row["owner"], set()).update(kept)
         return {owner: tuple(sorted(needs)) for owner, needs in found.items()}
+
+    def hold_ends(self) -> dict[str, int]:
+        """Return until when owners keep what they hold for a job that waits (Unix milliseconds of Redis).
+
+        Owners that keep it for as long as it takes are left out.
+        """
+        jobs, events = self.schema.jobs, self.schema.events
+        query = (
+            sa.select(jobs.c.owner, events.c.data)
+            .join(events, events.c.job_id == jobs.c.job_id)
+            .where(
+                jobs.c.finished_at.is_(None),
+                jobs.c.owner != "",
+                events.c.event_type == Verb.SUBMITTED.value,
+            )
+            .order_by(events.c.ordinal)
+        )
+        found = {row["owner"]: row["data"].get("keep_until") for row in self.rows(query)}
+        return {owner: int(end_ms) for owner, end_ms in found.items() if end_ms is not None}
 
     def _view(self) -> sa.TableClause:
         columns = [sa.column(name, kind) for name, kind in _STANDING]
