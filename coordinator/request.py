@@ -123,7 +123,8 @@ class Request(CeleryRequest):
         if self.worker_pid is None and ledger.undeliver(self.id, self.token, reason):
             self.over = True
             return False
-        answer = ledger.release(self.id, reason, "celery")
+        # By its token: this may be an old delivery of a job that runs elsewhere by now.
+        answer = ledger.release(self.id, reason, "celery", self.token)
         return bool(answer["answer"] == "stopping")
 
     def on_timeout(self, soft: bool, timeout: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -11,6 +12,7 @@ import psutil
 import pytest
 
 from coordinator.family import member
+from coordinator.request import Request
 from tests.helpers import eventually
 
 if TYPE_CHECKING:
@@ -146,6 +148,22 @@ def _uncounted(own: Installation, *results: Any) -> None:
         )
 
     eventually(recorded, 20)
+
+
+def test_an_old_delivery_that_is_given_back_stops_no_later_run(alone: Installation) -> None:
+    alone.work_queue.ensure_open()
+    ledger = alone.work_queue.ledger
+    ledger.renew("nobody", ["work"], 2, register=True)
+    result = alone.play()
+    with alone.app.connection_for_read() as connection:
+        message = connection.channel().message_to_python(json.loads(alone.redis.rpop("work")))
+    item = Request(message, app=alone.app, task=alone.task("play"))
+    ledger.undeliver(result.id, item.token, "its worker lost the connection")
+    job = ledger.job(result.id)
+    assert job is not None
+    assert ledger.claim(result.id, int(job["token"]), "n", "nobody").granted
+    assert item.give_back(ledger) is False
+    assert alone.state(result) == "running"
 
 
 def test_a_cold_shutdown_gives_back_at_once(alone: Installation) -> None:

@@ -36,6 +36,21 @@ def test_release_in_every_state(at: Driver) -> None:
     assert at.state("running", "losses") == "gone"
 
 
+def test_who_has_an_old_delivery_stops_no_later_run(at: Driver) -> None:
+    at.work("w1")
+    at.work("w2")
+    at.submit("a", "m")
+    old = at.token("a")
+    assert at.ledger.undeliver("a", old, "its worker lost the connection")
+    present = at.start("a", "w2")
+    assert at.ledger.release("a", "its worker was stopped", "celery", old)["answer"] == "stale"
+    assert at.state("a") == "running"
+    assert (
+        at.ledger.release("a", "its worker was stopped", "celery", present)["answer"] == "stopping"
+    )
+    assert at.ledger.finish("a", present, "released").answer == "done"
+
+
 def test_cancel_of_the_first_of_a_class_lets_the_next_keep_its_place(at: Driver) -> None:
     at.work()
     at.submit("a", "m")

@@ -6,10 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import redis
-
-from coordinator.errors import LedgerUnavailable
 from coordinator.jobs import Event
+from coordinator.ledger.absence import reaching
 from coordinator.ledger.jobs import described
 from coordinator.ledger.scripts import Scripts
 from coordinator.resources import reason_text
@@ -28,13 +26,10 @@ class Epochs(Scripts):
         Raises:
             LedgerUnavailable: Redis was not reached.
         """
-        try:
-            with self._connection() as connection:
-                connection.send_command("HMGET", f"{self.prefix}meta", "epoch", "run_id", "open")
-                epoch, run_id, state = connection.read_response()
-                current = run_id == connection.coordinator_run_id and state != "building"
-        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-            raise LedgerUnavailable(f"Redis cannot be reached: {error}") from error
+        with reaching(), self._connection() as connection:
+            connection.send_command("HMGET", f"{self.prefix}meta", "epoch", "run_id", "open")
+            epoch, run_id, state = connection.read_response()
+            current = run_id == connection.coordinator_run_id and state != "building"
         return int(epoch) if epoch and current else None
 
     def open(self, epoch: int, state: str = "1", awaited: Sequence[str] = ()) -> None:
@@ -48,10 +43,8 @@ class Epochs(Scripts):
         Raises:
             LedgerClosed: somebody else builds, or has built, a later one.
         """
-        try:
+        with reaching():
             self.load()
-        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-            raise LedgerUnavailable(f"Redis cannot be reached: {error}") from error
         self.run("open", epoch, state, *awaited)
 
     def open_for_workers(self, epoch: int, awaited: Sequence[str]) -> None:

@@ -50,7 +50,8 @@ class Jobs(Clocks):
             ]
             for piece in _pieces(own)
         ]
-        first = self.run("submit", "1" if insist else "", *pieces[0])
+        calls = [("1" if insist else "", *pieces[0])]
+        (first,) = self.run_all("submit", calls, new=not insist)
         if isinstance(first, dict):
             raise LedgerFull(int(first["used"]), int(first["allowed"]))
         # What follows belongs to what was taken: all or nothing.
@@ -125,9 +126,12 @@ class Jobs(Clocks):
         """
         return dict(self.run("cancel", job_id, kind, reason, by))
 
-    def release(self, job_id: str, reason: str, by: str) -> dict[str, Any]:
-        """Stop a running job and put it back to waiting."""
-        return dict(self.run("cancel", job_id, "release", reason, by))
+    def release(
+        self, job_id: str, reason: str, by: str, token: int | None = None
+    ) -> dict[str, Any]:
+        """Stop a running job and put it back to waiting; with a token only that run of it."""
+        run = () if token is None else (token,)
+        return dict(self.run("cancel", job_id, "release", reason, by, *run))
 
     def progress(
         self,

@@ -7,9 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import redis
-
-from coordinator.errors import LedgerUnavailable
 from coordinator.ledger.answers import Holder
 from coordinator.ledger.scripts import Scripts
 
@@ -52,14 +49,6 @@ class Lock:
     hold: dict[str, Any] | None
 
 
-def _executed(pipe: Any) -> list[Any]:
-    # A pipeline does not go through the client's own way of running a command.
-    try:
-        return list(pipe.execute())
-    except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-        raise LedgerUnavailable(f"Redis cannot be reached: {error}") from error
-
-
 class Locks(Scripts):
     """Reads of what is held."""
 
@@ -69,7 +58,7 @@ class Locks(Scripts):
         for job_id in job_ids:
             pipe.hmget(f"{self.prefix}job:{job_id}", *_STANDING)
         found = {}
-        for job_id, values in zip(job_ids, _executed(pipe) if job_ids else (), strict=True):
+        for job_id, values in zip(job_ids, pipe.execute() if job_ids else (), strict=True):
             if values[0] is not None:
                 known = zip(_STANDING, values, strict=True)
                 found[job_id] = {name: value for name, value in known if value is not None}
@@ -123,7 +112,7 @@ class Locks(Scripts):
         pipe = self.redis.pipeline(transaction=False)
         for class_id in classes:
             pipe.zcard(f"{self.prefix}class:{class_id}")
-        return sum(_executed(pipe))
+        return sum(pipe.execute())
 
     def oldest_event(self) -> str | None:
         """Return the id of the oldest event that was not settled, or None."""

@@ -17,7 +17,8 @@ from urllib.parse import parse_qs, urlsplit
 import redis
 from redis.connection import ConnectionPool
 
-from coordinator.errors import LedgerClosed, LedgerUnavailable
+from coordinator.errors import LedgerClosed, LedgerFull
+from coordinator.ledger.absence import UNREACHED, is_away, is_full, reaching, unavailable
 
 _ADMITTING = ("jobs", "capacity", "wide", "classes", "admission", "ending")
 _ADMISSION = ("keys", "epoch", *_ADMITTING)
@@ -110,10 +111,8 @@ class _Reader(redis.Redis):
 
     def execute_command(self, *arguments: Any, **options: Any) -> Any:
         execute: Any = super().execute_command
-        try:
+        with reaching():
             return execute(*arguments, **options)
-        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-            raise LedgerUnavailable(f"Redis cannot be reached: {error}") from error
 
     def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Any:
         return _Reads(self.connection_pool, self.response_callbacks, transaction, shard_hint)
@@ -124,10 +123,8 @@ class _Reads(redis.client.Pipeline):
 
     def execute(self, raise_on_error: bool = True) -> Any:
         execute: Any = super().execute
-        try:
+        with reaching():
             return execute(raise_on_error)
-        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-            raise LedgerUnavailable(f"Redis cannot be reached: {error}") from error
 
 
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
@@ -216,7 +213,7 @@ class Scripts:
         A script whose reply was lost is run again: every script is safe to repeat.
 
         Raises:
-            LedgerUnavailable: Redis was not reached in time.
+            LedgerUnavailable: Redis was not reached in time, or only one that cannot now (a replica, a full disk).
             LedgerClosed: the ledger is not of this life of the server, or is being restored.
         """
         return self.run_all(name, [arguments], patience)[0]
@@ -226,6 +223,7 @@ class Scripts:
         name: str,
         calls: Sequence[tuple[str | bytes | float, ...]],
         patience: float | None = None,
+        new: bool = False,
     ) -> list[Any]:
         """Run a script several times in one round trip; others' scripts may come between.
 
@@ -233,18 +231,26 @@ class Scripts:
             name: the script.
             calls: arguments of each.
             patience: seconds to go on trying to reach Redis.
+            new: whether they ask for what a full Redis need not take.
 
         Raises:
             As ``run``.
+            LedgerFull: they are ``new`` and Redis is full.
         """
         deadline = time.monotonic() + (self.patience if patience is None else patience)
         pause = 0.02
         while calls:
             try:
                 answers = [json.loads(reply) for reply in self._evaluate(name, calls)]
-            except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            except (*UNREACHED, redis.ResponseError) as error:
+                if new and is_full(error):
+                    memory = self.redis.info("memory")
+                    raise LedgerFull(memory["used_memory"], memory["maxmemory"]) from error
+                if not is_away(error):
+                    raise
+                # The connection is closed already: the next one may be to the server's successor.
                 if time.monotonic() + pause > deadline:
-                    raise LedgerUnavailable(f"Redis cannot be reached: {error}") from error
+                    raise unavailable(error) from error
                 time.sleep(pause)
                 pause = min(pause * 2, 0.5)
                 continue

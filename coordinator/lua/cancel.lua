@@ -1,11 +1,14 @@
 -- Cancels a job that has not ended, releases a running one back to waiting, or fails it.
 -- A running job keeps its units, as stopping, until its death is confirmed or its lease has ended.
 --
--- ARGV[2..] job id, kind (cancel | release | fail | withdraw: cancel, but not a running one), reason, by
--- Answers {answer = done | stopping | gone | ended | idle, state}
+-- ARGV[2..] job id, kind (cancel | release | fail | withdraw: cancel, but not a running one), reason, by,
+--           token of the run that is meant (none: whatever it is)
+-- Answers {answer = done | stopping | gone | ended | idle | stale, state}
 local job, kind = read(ARGV[2]), ARGV[3]
 if not job then
   return cjson.encode({answer = 'gone'})
+elseif ARGV[6] and job.token ~= ARGV[6] then
+  return cjson.encode({answer = 'stale', state = job.state})
 end
 local data = {reason = ARGV[4], by = ARGV[5]}
 if FINAL[job.state] then
