@@ -127,7 +127,7 @@ class Records:
 
     def configure(self) -> None:
         """Bring the settings of this process to the ledger; what an operator set stays."""
-        self.ledger.configure(configured(self.settings))
+        self.ledger.configure(configured(self.settings), complete=True)
 
     def _record(self, events: Sequence[Event]) -> set[tuple[int, str]]:
         from coordinator.recorder import record_all

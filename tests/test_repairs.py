@@ -6,6 +6,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -176,3 +177,24 @@ def test_an_accepted_row_that_the_ledger_lost_is_drift(site: Site) -> None:
     )
     found = site.queue.verify_locks(repair=True)
     assert (found.mended, found.rebuilt, found.left) == ({"jobs_entered": 1}, False, ())
+
+
+def test_a_limit_that_left_the_settings_leaves_the_ledger(redis_url: str, tmp_path: Path) -> None:
+    settings = Settings(redis_url=redis_url, data_dir=tmp_path, limits={"model:m": 3, "serial": 2})
+    earlier = WorkQueue(settings)
+    assert earlier.ensure_open()
+    earlier.configure()
+    earlier.ledger.limit("model:m", 5, "ann", "for good")
+    later = WorkQueue(replace(settings, limits={"model:n": 2}))
+    later.configure()
+    names = ["model:m", "model:n", "serial", "queue:q"]
+    found = later.ledger.limits(names)
+    assert [found[name].value for name in names] == [5, 2, None, None]
+    later.ledger.limit("model:m", None, "ann", "as configured")
+    assert later.ledger.limits(names)["model:m"].value == settings.default_models_limit
+    # Rolled out side by side, the one that started last counts.
+    earlier.configure()
+    assert earlier.ledger.limits(names)["model:m"].value == 3
+    for queue in (earlier, later):
+        queue.ledger.pool.disconnect()
+        queue.store.close()

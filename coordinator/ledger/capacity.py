@@ -57,6 +57,7 @@ class Capacity(Scripts):
             int(answer.get("lease_ms") or 0),
             answer.get("silent") or {},
             int(answer.get("unfetched") or 0),
+            int(answer.get("workers") or 1),
         )
 
     def leave(self, worker: str, reason: str = "left", patience: float | None = None) -> None:
@@ -109,6 +110,14 @@ class Capacity(Scripts):
         """Set the weight of an org's turns: one of weight 2 starts twice as many jobs. None resets it."""
         self.limit(f"weight:{org}", weight, by, reason)
 
-    def configure(self, values: dict[str, str]) -> None:
-        """Set configured limits and times; an empty value removes one."""
+    def configure(self, values: dict[str, str], complete: bool = False) -> None:
+        """Set configured limits and times; an empty value removes one.
+
+        Args:
+            values: by name.
+            complete: whether what is not among them is no longer configured, and removed.
+        """
+        if complete:
+            known = self.redis.hkeys(f"{self.prefix}defaults")
+            values = {**dict.fromkeys(known, ""), **values}
         self.run("configure", *[part for pair in values.items() for part in pair])
