@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from coordinator.durations import shown_duration
-from coordinator.holds import Hold, paused_text, way_out
+from coordinator.failures import STUCK_SECONDS
+from coordinator.holds import Hold, no_worker_text, paused_text, way_out
 from coordinator.overview import QueueState
 from coordinator.populator import Rounds
 
@@ -76,14 +77,14 @@ def attention(
     """
     lines = [f"{paused_text(hold)}; {way_out(hold.resource, hold.source)}" for hold in holds]
     lines += [
-        f"queue {queue.queue} has {queue.pending} jobs pending and no live worker; "
-        f"coordinator up, or celery -A APP worker -Q {queue.queue}"
+        f"queue {queue.queue} has {no_worker_text(queue.queue, queue.pending)}"
         for queue in queues
         if queue.pending and not queue.consumed
     ]
     if stuck:
         lines.append(
-            f"{stuck} running without progress for more than 10 minutes; coordinator stuck"
+            f"{stuck} running without progress for more than {shown_duration(STUCK_SECONDS)}; "
+            "coordinator stuck"
         )
     if stats.get("failed_hour"):
         lines.append(

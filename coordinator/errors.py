@@ -44,6 +44,10 @@ class Refused(CoordinatorError):
     """An operation that the present state does not allow; the message says the way out."""
 
 
+class NoWorker(Refused):
+    """A queue that no live worker consumes; one that is restarted is back in a few seconds."""
+
+
 class Unknown(CoordinatorError, KeyError):
     """Nothing of this name or id is known; its subclasses say of what kind."""
 

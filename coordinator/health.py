@@ -8,7 +8,7 @@ from typing import Any
 from coordinator.breaker import Breakers
 from coordinator.durations import shown_duration
 from coordinator.errors import CoordinatorError
-from coordinator.holds import PANIC, paused_text
+from coordinator.holds import PANIC, no_worker_text, paused_text
 from coordinator.overview import Overview, QueueState
 from coordinator.resources import queue_resource
 from coordinator.thresholds import Pair
@@ -250,7 +250,7 @@ class Health(Overview, Breakers):
             name = "panic" if panic else "paused"
             found.append(Cause(name, level, None, None, paused_text(hold)))
         if state.pending and not state.consumed:
-            text = f"{state.pending} jobs pending and no live worker; coordinator up"
+            text = no_worker_text(state.queue, state.pending)
             found.append(Cause("no_worker", UNHEALTHY, None, None, text))
         if idle:
             text = f"{idle} workers answer and take nothing; coordinator workers"

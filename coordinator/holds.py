@@ -214,6 +214,22 @@ def clock_text(at: float) -> str:
     return time.strftime(form, then)
 
 
+def no_worker_text(queue: str, pending: int = 0) -> str:
+    """Return what a queue has instead of a live worker, and how it gets one.
+
+    Args:
+        queue: its name.
+        pending: jobs that wait there; 0 when they are not spoken of.
+    """
+    jobs = f"{pending} job{'s' if pending != 1 else ''} pending and " if pending else ""
+    return f"{jobs}no live worker; {start_worker(queue)}"
+
+
+def start_worker(queue: str) -> str:
+    """Return how a queue gets a worker."""
+    return f"coordinator up, or a worker of your app with -Q {queue}"
+
+
 def way_out(resource: str, source: str = "operator") -> str:
     """Return the command that ends a pause.
 

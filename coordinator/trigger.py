@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from coordinator.errors import Refused
-from coordinator.holds import paused_text, way_out
+from coordinator.errors import NoWorker, Refused
+from coordinator.holds import PANIC, Hold, no_worker_text, paused_text, way_out
+from coordinator.resources import queue_resource
 
 if TYPE_CHECKING:
     from coordinator.work_queue import WorkQueue
@@ -38,6 +39,18 @@ class QueueStatus:
     queue_running: bool
     completed: int = 0
     failed: int = 0
+
+
+class Paused(Refused):
+    """A queue whose jobs cannot start.
+
+    Args:
+        hold: what holds it.
+    """
+
+    def __init__(self, hold: Hold) -> None:
+        self.hold = hold
+        super().__init__(f"{paused_text(hold)}; {way_out(hold.resource, hold.source)}")
 
 
 class Trigger:
@@ -71,22 +84,22 @@ class Trigger:
         """Make sure that jobs of the queue can start.
 
         Raises:
-            Refused: it is paused, or no live worker consumes it; the message says the way out.
+            Paused: it, or everything, is; the message says the way out.
+            NoWorker: no live worker consumes it; the message says the way out.
         """
         state = next(one for one in self.work_queue.queues() if one.queue == self.queue)
         for hold in state.holds:
-            raise Refused(
-                f"{paused_text(hold)}; {way_out(hold.resource, hold.source)}, or --resume"
-            )
+            raise Paused(hold)
         if not state.consumed:
-            raise Refused(
-                f"queue {self.queue} has no live worker; "
-                f"coordinator up, or celery -A APP worker -Q {self.queue}"
-            )
+            raise NoWorker(f"queue {self.queue} has {no_worker_text(self.queue)}")
 
     def resume(self, by: str | None = None) -> bool:
         """End what pauses the queue, but not a pause of everything; return whether something did."""
         return self.work_queue.resume(self.queue, reason="trigger", by=by)
+
+    def resumable(self, hold: Hold) -> bool:
+        """Return whether ``resume`` is the way out of a hold: of the queue itself, not by its breaker."""
+        return hold.resource == queue_resource(self.queue) and hold.source != PANIC
 
     def run(
         self,
@@ -133,7 +146,7 @@ class Trigger:
     def _check_patiently(self, alone: float) -> None:
         try:
             self.check()
-        except Refused as error:
+        except NoWorker:
             # A worker that is restarted is back in a few seconds; a pause is somebody's will.
-            if "no live worker" not in str(error) or alone > GRACE:
+            if alone > GRACE:
                 raise

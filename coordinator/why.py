@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from coordinator.holds import hold_of, paused_text, way_out
+from coordinator.holds import hold_of, paused_text, start_worker, way_out
 from coordinator.ledger import Ledger, Obstacle, Waiting
 from coordinator.resources import kind_of, models_of, reason_text
 
@@ -124,7 +124,7 @@ def remedy(obstacle: Obstacle) -> str:
     if obstacle.code == "held":
         return way_out(obstacle.resource, hold_of(obstacle.resource, obstacle.hold or {}).source)
     if obstacle.code == "no-worker":
-        return f"start a worker for queue {name}: coordinator up, or celery -A APP worker -Q {name}"
+        return start_worker(name)
     if obstacle.code == "no-slot":
         return f"wait for a slot, or add workers to queue {name}"
     if obstacle.code == "closed":

@@ -39,7 +39,8 @@ def test_status_tells_what_needs_attention_and_the_way_out(desk: Desk, call: Cal
         "1 worker with 10 slots; 1 running, 2 pending",
         "! queue training is paused by ann since ",
         ": 'GPU maintenance'; coordinator resume training",
-        "! queue selfplay has 1 jobs pending and no live worker; coordinator up",
+        "! queue selfplay has 1 job pending and no live worker; "
+        "coordinator up, or a worker of your app with -Q selfplay",
         f"Model conflict: m in use by normal job {runs}",
     ):
         assert part in shown, part
@@ -179,9 +180,17 @@ def test_drain_and_clear(desk: Desk, call: Call) -> None:
     assert (told["matched"], told["done"]) == (3, 3)
     assert {desk.state(job_id) for job_id in ids} == {"delayed"}
     call("clear", "work", answer="yes\n", code=1)
+    # What `coordinator clear $Q --yes` is when Q is empty, unquoted and quoted.
+    assert "name a queue, or give --all" in call("clear", "--yes", code=2).stderr
+    assert "is not allowed" in call("clear", "", "--yes", code=2).stderr
+    call("clear", "work", "--all", "--yes", code=2)
+    call("clear", "--all", answer="work\n", code=1)
     assert {desk.state(job_id) for job_id in ids} == {"delayed"}
     assert "3 of 3 jobs cleared" in call("clear", "work", answer="work\n").stdout
     assert {desk.state(job_id) for job_id in ids} == {"canceled"}
+    last = desk.send("m")
+    assert "1 of 1 jobs cleared" in call("clear", "--all", answer="everything\n").stdout
+    assert desk.state(last) == "canceled"
     for usage in ((), ("work",), ("work", "--delay", "1h", "--remove"), ("wrk", "--remove")):
         call("drain", *usage, code=2)
 
@@ -215,6 +224,33 @@ def test_trigger_refuses_a_paused_queue_and_one_without_workers(desk: Desk, call
     timed = call("trigger", "-Q", "training", "--resume", "--timeout", "1s", code=1).stderr
     assert "not done after 1 s" in timed
     assert desk.queue.get_holds() == []
+
+
+def test_resume_names_the_way_out_of_what_holds_everything_still(desk: Desk, call: Call) -> None:
+    call("pause", "training")
+    call("pause", "--all", "--by", "ann")
+    told = call("resume", "training").stdout
+    assert told.startswith("resumed; everything is paused by ann since ")
+    assert told.endswith("; coordinator resume --all\n")
+    call("resume", "--all")
+    call("panic", "stop", "--yes", "--reason", "fire")
+    told = call("resume", "training", code=1).stdout
+    assert told.startswith("it was not paused; everything is paused by panic:")
+    assert told.endswith("; coordinator panic resume QUEUE, or --all\n")
+    assert "coordinator resume --all" not in told
+
+
+def test_trigger_hints_at_resume_only_where_that_is_the_way_out(desk: Desk, call: Call) -> None:
+    call("pause", "--all")
+    assert "; coordinator resume --all\n" in call("trigger", "-Q", "work", code=1).stderr
+    call("resume", "--all")
+    call("panic", "open", "queue:work", "--yes")
+    refused = call("trigger", "-Q", "work", code=1).stderr
+    assert refused.endswith("; coordinator panic close queue:work\n")
+    call("pause", "--all")
+    refused = call("submit", "--task", "play", "--trigger", code=1).stderr
+    assert "coordinator resume --all" in refused
+    assert "--resume" not in refused.replace("coordinator resume", "")
 
 
 def test_submit_one_job_checked_before_it_is_sent(desk: Desk, call: Call) -> None:

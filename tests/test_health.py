@@ -101,7 +101,7 @@ def test_what_stops_a_queue_is_a_cause(desk: Desk) -> None:
     assert causes(desk, "training") == {"panic": "unhealthy"}
     report = desk.queue.health_check()
     assert not report.is_healthy
-    assert report.message.startswith("selfplay: 1 jobs pending and no live worker")
+    assert report.message.startswith("selfplay: 1 job pending and no live worker")
     assert report.details["queues"]["work"] == "degraded"
     with pytest.raises(InvalidValue, match="did you mean 'work'"):
         desk.queue.get_queue_health("wrok")

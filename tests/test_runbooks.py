@@ -38,7 +38,7 @@ def site(_site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     yield _site
     for path in _site.world.iterdir():
         path.unlink()
-    _site.call("coordinator clear --yes --by test")
+    _site.call("coordinator clear --all --yes --by test")
     eventually(lambda: _site.work_queue.get_in_progress_count() == 0, PATIENCE)
     _site.call("coordinator purge --older-than 1s --yes --by test")
 

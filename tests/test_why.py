@@ -49,7 +49,7 @@ def test_a_queue_without_workers_says_so(at: Driver) -> None:
     why = explain(at.ledger, "a")
     assert why is not None
     assert (why.code, why.reason) == ("no-worker", "Queue q has no live worker")
-    assert why.remedy.startswith("start a worker for queue q: ")
+    assert why.remedy == "coordinator up, or a worker of your app with -Q q"
 
 
 def test_the_expected_start_follows_run_times_and_place(at: Driver) -> None:

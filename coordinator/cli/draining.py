@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from coordinator.cli.installation import Installation
 from coordinator.cli.options import DURATION, How, bulk, bulk_options
 from coordinator.durations import shown_duration
 
+if TYPE_CHECKING:
+    from coordinator.work_queue import WorkQueue
+
+all_queues = click.option("--all", "everything", is_flag=True, help="All queues.")
+
+
+def _check_named(work_queue: WorkQueue, queue: str | None, everything: bool) -> None:
+    # No queue is not all of them: in a script, `clear $Q --yes` has none when Q is empty.
+    if (queue is not None) == everything:
+        raise click.UsageError("name a queue, or give --all")
+    if queue is not None:
+        work_queue.check_queue(queue)
+
 
 @click.command("drain")
 @click.argument("queue", metavar="[QUEUE]", required=False)
-@click.option("--all", "everything", is_flag=True, help="All queues.")
+@all_queues
 @click.option("--model", metavar="MODEL", help="Only jobs that need this model.")
 @click.option("--org", metavar="ORG", help="Only jobs of this org.")
 @click.option(
@@ -31,13 +46,10 @@ def drain(
     how: How,
 ) -> None:
     """Postpone or remove all that waits; what runs goes on, and so does what comes later."""
-    if (queue is not None) == everything:
-        raise click.UsageError("name a queue, or give --all")
     if (delay is None) != remove:
         raise click.UsageError("give --delay or --remove")
     work_queue = installation.work_queue
-    if queue is not None:
-        work_queue.check_queue(queue)
+    _check_named(work_queue, queue, everything)
     what = "Remove" if delay is None else f"Postpone by {shown_duration(delay)}"
     bulk(
         lambda **done: work_queue.drain(
@@ -50,21 +62,21 @@ def drain(
 
 @click.command("clear")
 @click.argument("queue", metavar="[QUEUE]", required=False)
+@all_queues
 @bulk_options
 @click.pass_obj
-def clear(installation: Installation, queue: str | None, how: How) -> None:
-    """Cancel everything that has not ended, running jobs too: of a queue, or of all.
+def clear(installation: Installation, queue: str | None, everything: bool, how: How) -> None:
+    """Cancel everything that has not ended, running jobs too: of a queue, or with --all of all.
 
     Asks for the queue's name, or the word everything.
     """
     work_queue = installation.work_queue
-    if queue is not None:
-        work_queue.check_queue(queue)
+    _check_named(work_queue, queue, everything)
     bulk(
         lambda **done: work_queue.clear_all(queue, **done),
         lambda preview: f"This cancels {preview.matched} jobs, and stops those that run.",
         how,
-        typed=queue or "everything",
+        typed="everything" if queue is None else queue,
     )
 
 

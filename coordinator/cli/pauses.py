@@ -9,6 +9,7 @@ import click
 from coordinator.cli.installation import Installation
 from coordinator.cli.options import DURATION, How, audited, moment, options
 from coordinator.cli.output import REFUSED, answer
+from coordinator.resources import SERIAL_RESOURCE
 
 what = options(
     click.argument("queue", metavar="[QUEUE]", required=False),
@@ -28,7 +29,11 @@ def _checked(*given: str | None, everything: bool) -> None:
 @click.command("pause")
 @what
 @click.option(
-    "--for", "seconds", type=DURATION, metavar="DURATION", help="Ends by itself after 2h."
+    "--for",
+    "seconds",
+    type=DURATION,
+    metavar="DURATION",
+    help="End by itself after so long, such as 2h.",
 )
 @audited
 @click.pass_obj
@@ -79,20 +84,23 @@ def resume(
     how: How,
 ) -> None:
     """End a pause; what waits starts in its turn. Exit code 1 when nothing was paused."""
+    from coordinator.holds import paused_text, way_out
+
     _checked(queue, model, org, integration, everything=everything)
     work_queue = installation.work_queue
     done = work_queue.resume(queue, model=model, org=org, integration=integration, **how.signed)
-    others = [hold for hold in work_queue.get_holds() if hold.resource == "serial"]
     text = "resumed" if done else "it was not paused"
-    if others and not everything:
-        text += "; everything is paused still: coordinator resume --all"
+    for hold in work_queue.get_holds():
+        if hold.resource == SERIAL_RESOURCE and not everything:
+            # Of an emergency stop the way out is not resume, which would end all of it at once.
+            text += f"; {paused_text(hold)}; {way_out(hold.resource, hold.source)}"
     answer({"resumed": done, "at": time.time()}, how.as_json, lambda: text)
     if not done:
         raise click.exceptions.Exit(REFUSED)
 
 
 def _shown(resource: str) -> str:
-    return "everything" if resource == "serial" else resource.replace(":", " ", 1)
+    return "everything" if resource == SERIAL_RESOURCE else resource.replace(":", " ", 1)
 
 
 commands = (pause, resume)

@@ -12,6 +12,7 @@ import click
 from coordinator.cli.installation import Installation
 from coordinator.cli.options import DURATION, by_option
 from coordinator.cli.output import answer, console, json_option, rows
+from coordinator.errors import Refused
 
 if TYPE_CHECKING:
     from coordinator.trigger import QueueStatus, Trigger
@@ -42,7 +43,7 @@ def command(
 
     A paused queue is refused with exit code 1 and the way out.
     """
-    from coordinator.trigger import Trigger
+    from coordinator.trigger import Paused, Trigger
 
     trigger = Trigger(installation.work_queue, queue)
     before = trigger.status()
@@ -53,7 +54,11 @@ def command(
         console(sys.stderr).print(status_table([("before", before)]))
     if resume:
         trigger.resume(by)
-    trigger.check()
+    try:
+        trigger.check()
+    except Paused as error:
+        hint = ", or --resume" if trigger.resumable(error.hold) else ""
+        raise Refused(f"{error}{hint}") from error
     after = follow(trigger, until_empty, timeout)
     answer(
         {"before": before, "after": after},

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from coordinator.durations import shown_duration
-from coordinator.holds import PANIC, hold_of, paused_text
+from coordinator.holds import PANIC, hold_of, no_worker_text, paused_text
 from coordinator.ledger import Ledger, Limit
 from coordinator.populator.wishes import Wish
 from coordinator.resources import (
@@ -69,7 +69,7 @@ def obstacle(wish: Wish, sight: Sight) -> tuple[str, str] | None:
         if sight.limits[need].value == 0:
             return "limit", f"{need} has a limit of 0; coordinator reset-limit {need}"
     if wish.queue not in sight.consumed:
-        return "no_worker", f"queue {wish.queue} has no live worker; coordinator up"
+        return "no_worker", f"queue {wish.queue} has {no_worker_text(wish.queue)}"
     if wish.feeds is None:
         return None
     need = queue_resource(wish.feeds)
@@ -77,7 +77,8 @@ def obstacle(wish: Wish, sight: Sight) -> tuple[str, str] | None:
         hold = hold_of(need, sight.holds[need])
         return "consumer", f"what it makes is not used up: {paused_text(hold)}"
     if wish.feeds not in sight.consumed:
-        return "consumer", f"what it makes is not used up: queue {wish.feeds} has no live worker"
+        text = f"queue {wish.feeds} has {no_worker_text(wish.feeds)}"
+        return "consumer", f"what it makes is not used up: {text}"
     return None
 
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coordinator.author import default_author
-from coordinator.errors import CoordinatorError, InvalidValue, Refused
+from coordinator.errors import CoordinatorError, InvalidValue, NoWorker, Refused
+from coordinator.holds import no_worker_text
 from coordinator.resources import check_limit, queue_resource
 from coordinator.workers.listing import WorkerListing
 from coordinator.workers.records import QueueScale
@@ -74,17 +75,14 @@ class Workers(WorkerListing):
 
         Raises:
             InvalidValue: an unknown queue, or too few slots.
-            Refused: no live worker consumes the queue.
+            NoWorker: no live worker consumes the queue.
             LedgerUnavailable, StoreUnavailable: not now.
         """
         self.check_queue(queue)
         check_limit("count", count, least=1)
         slots = self._slots(queue)
         if not slots:
-            raise Refused(
-                f"no live worker takes jobs of queue {queue}: "
-                f"coordinator up, or celery -A APP worker -Q {queue}"
-            )
+            raise NoWorker(f"queue {queue} has {no_worker_text(queue)}")
         if count < len(slots):
             allowed = (
                 f"at least {len(slots)}: one slot for each worker; coordinator workers drain NODE"
