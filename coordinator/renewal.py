@@ -25,6 +25,10 @@ logger = logging.getLogger("coordinator")
 RENEW_INTERVAL = 1.0
 TICK_INTERVAL = 0.25
 
+#: Ticks a second of all workers together, and seconds between two of one worker at most: a thousand workers that
+#: ticked as often as one would keep Redis busy with nothing else.
+TICKS, TICK_MOST = 20, 5.0
+
 #: Seconds a process has to find out at its claim that its message is a duplicate, before it is taken for one
 #: that runs a job of somebody else.
 CLAIM_SECONDS = 0.5
@@ -126,6 +130,7 @@ class Renewal(threading.Thread):
         self.ledger, self.worker, self.reopen, self.can_kill = ledger, worker, reopen, can_kill
         self.guard = Guard("children" if can_kill else "worker")
         self.lease = lease_seconds
+        self.tick_every, self._tick_at = TICK_INTERVAL, 0.0
         self.registered = False
         self.fenced = 0
         #: Whether the worker wants to fetch, and whether the guard is ready for that.
@@ -157,7 +162,7 @@ class Renewal(threading.Thread):
                 self.worker.look_after()
                 if self.registered:
                     self._give_back("its worker lost the connection", self.worker.dropped())
-                    self.ledger.tick(patience=0)
+                    self._tick()
                 self._give_up()
                 if self.stopping.enforce() and self.can_kill and self.worker.warned:
                     # Begun just before a shutdown at once, when the main process had stopped listening.
@@ -172,6 +177,11 @@ class Renewal(threading.Thread):
                 # Without this thread the guard would end all jobs, for whatever nobody thought of.
                 logger.exception("[COORDINATOR] renewal failed and is tried again")
             self._stop_event.wait(TICK_INTERVAL)
+
+    def _tick(self) -> None:
+        if time.monotonic() >= self._tick_at:
+            self._tick_at = time.monotonic() + self.tick_every
+            self.ledger.tick(patience=0)
 
     def bid_farewell(self, timeout: float) -> None:
         """Wait until the ledger knows that the worker takes nothing more, at most so many seconds."""
@@ -270,6 +280,7 @@ class Renewal(threading.Thread):
         self.registered = True
         self._farewell = not queues
         self.lease = answer.lease_ms / 1000
+        self.tick_every = min(TICK_MOST, max(TICK_INTERVAL, answer.workers / TICKS))
         self._extend(before)
         for job_id in answer.lost:
             self.stopping.kill(job_id, hand, "it is no longer this worker's", CLAIM_SECONDS)

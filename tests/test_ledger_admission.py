@@ -25,6 +25,13 @@ def test_window_follows_free_slots(at: Driver) -> None:
     assert at.redis.llen("q") == 1, "more other work than slots takes none of another worker's"
 
 
+def test_a_worker_learns_how_many_there_are(at: Driver) -> None:
+    at.work("w")
+    assert at.ledger.renew("x", ["q"], 2, register=True).workers == 2
+    at.ledger.leave("x")
+    assert at.ledger.renew("w", ["q"], 2).workers == 1
+
+
 def test_short_tasks_are_sent_ahead_one_a_slot(at: Driver) -> None:
     at.ledger.configure({"ahead_ms": "100"})
     at.work(slots=2)

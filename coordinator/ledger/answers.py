@@ -130,6 +130,7 @@ class Renewal:
         lease_ms: length of the lease.
         silent: milliseconds without a sign of life, by job, from a second on.
         unfetched: messages in its queues that no worker has fetched.
+        workers: how many there are.
     """
 
     answer: str
@@ -138,3 +139,4 @@ class Renewal:
     lease_ms: int = 0
     silent: dict[str, int] = field(default_factory=dict)
     unfetched: int = 0
+    workers: int = 1

@@ -68,6 +68,7 @@ local function take(resource, id, owner)
   end
   add('holders:' .. resource, owner)
   if call('SADD', P .. 'owned:' .. owner, resource) == 1 then
+    call('SADD', P .. 'owners', owner)
     grows(owner, resource)
   end
   return false

@@ -20,6 +20,7 @@
 --   parked:<resource>|<lane>  zset  classes by the sequence of their first job
 --   holders:<resource>  set   owners of its units
 --   owned:<owner>     set     resources of which an owner that is no job (a workflow's execution) has a unit
+--   owners            set     those of which there is such a set
 --   members:<owner>   set     its unfinished jobs; when the last of them ends it gives back what it has
 --   keeping           zset    owners by the time when they give it back unless their next job has begun
 --   claims            hash    owner -> what it held for a job that waits, while the ledger is restored

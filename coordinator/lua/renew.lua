@@ -6,7 +6,7 @@
 --           work the ledger does not know), queues (sorted, joined by spaces), report (JSON, kept for people),
 --           then pairs job id, token of what it has in hand
 -- Answers {answer = ok | expired, stop = {id = kind}, lost = ids, lease_ms, silent = {id = ms without a sign
--- of life, from a second on}, unfetched = messages that nobody has fetched from its queues}
+-- of life, from a second on}, unfetched = messages that nobody has fetched from its queues, workers = how many there are}
 local worker, register, slots, busy, queues = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 local key, lease = P .. 'worker:' .. worker, default('lease_ms', 30000)
 call('HDEL', key, 'stretched')
@@ -139,4 +139,4 @@ for _, queue in ipairs(split(queues)) do
   unfetched = unfetched + call('LLEN', queue)
 end
 return cjson.encode({answer = 'ok', stop = has and stop or nil, lost = #lost > 0 and lost or nil,
-  lease_ms = lease, open = open, silent = quiet and silent or nil, unfetched = unfetched})
+  lease_ms = lease, open = open, workers = call('ZCARD', P .. 'workers'), silent = quiet and silent or nil, unfetched = unfetched})

@@ -54,6 +54,7 @@ class JobChecks(Recount):
         for owner in {*members, *(name for name, _ in self.at.names("members"))}:
             key = f"members:{owner}"
             self.same(key, self.at.set(key), members.get(owner, set()))
+        self.same("owners", self.at.set("owners"), (name for name, _ in self.at.names("owned")))
         for owner, key in self.at.names("owned"):
             if owner not in members:
                 self.note(key, "holds something for no job")

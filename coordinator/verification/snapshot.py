@@ -22,7 +22,7 @@ _HASHES = (
     "reservation",
     "claims",
 )
-_SETS = ("blocked", "kin", "wakes", "restored", "awaited")
+_SETS = ("blocked", "kin", "owners", "wakes", "restored", "awaited")
 _ORDERED = ("ends", "delayed", "expiring", "keeping", "workers", "tombstones", "wide")
 _JOBS = ("job", "message", "dispatched", "holders", "owned", "members", "worker", "running")
 _CLASSES = ("class", "needs", "kin", "lanes", "passes", "parked")
