@@ -64,8 +64,8 @@ def unwritten_jobs(ledger: Ledger, store: Store, cursor: int) -> tuple[int, list
     for job_id in ids:
         defined = None if job_id in known else ledger.defined(job_id)
         # Whose submission is not recorded yet gets its row from that.
-        if defined and (oldest is None or oldest > defined[1] // 1000 + SLACK_MS):
-            found.append(defined[0])
+        if defined and (oldest is None or oldest > defined.submitted_ms + SLACK_MS):
+            found.append(defined)
     return cursor, found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from coordinator.errors import LedgerUnavailable
 from coordinator.jobs import Event, Job
 from coordinator.ledger import Ledger
 from coordinator.reaper import JobReaper
-from coordinator.reconciliation import KINDS, Reconciler
+from coordinator.reconciliation import KINDS, Reconciler, unwritten_jobs
 from coordinator.recorder import Recorder
 from coordinator.resources import needs_of
 from coordinator.settings import Settings
@@ -206,3 +207,22 @@ def test_reads_of_a_redis_that_is_gone_fail_as_the_ledger_does() -> None:
     for read in (lambda: gone.unknown(["a"]), gone.units, gone.clock):
         with pytest.raises(LedgerUnavailable):
             read()
+
+
+def test_a_step_whose_submission_is_not_recorded_yet_is_under_way(site: Site) -> None:
+    first = replace(site.job("first"), owner="workflow-1")
+    site.queue.submit(first)
+    token = site.start("first")
+    site.record()
+    # Its place in the order is that of the step before, accepted long ago.
+    site.ledger.redis.hincrby("coordinator:job:first", "sequence", -10_000_000)
+    second = replace(
+        site.job("second"), owner="workflow-1", root_id="first", parent_id="first", timeout=5.0
+    )
+    site.ledger.finish("first", token, "completed", {}, second, json.dumps(asdict(second)))
+    assert unwritten_jobs(site.ledger, site.store, 0) == (0, [])
+    site.mended()
+    (row,) = [site.store.job("second")]
+    assert row is not None
+    assert (row["root_id"], row["parent_id"], row["timeout"]) == ("first", "first", 5.0)
+    assert not site.store.audit(event="mended")

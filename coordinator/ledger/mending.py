@@ -83,8 +83,8 @@ class Mending(Scripts):
         # The scripts keep it with this in place of the id.
         return None if kept is None else str(kept).replace("\x01", job_id)
 
-    def defined(self, job_id: str) -> tuple[Job, int] | None:
-        """Return an unfinished job as far as the ledger knows it, and its sequence; None when it has ended."""
+    def defined(self, job_id: str) -> Job | None:
+        """Return an unfinished job as far as the ledger knows it; None when it has ended."""
         fields = self.redis.hgetall(f"{self.prefix}job:{job_id}")
         message = self.message(job_id)
         if "sequence" not in fields or message is None:
@@ -93,7 +93,9 @@ class Mending(Scripts):
         given = {**shared, **{name: fields[name] for name in _DEFINING if name in fields}}
         if "needs" not in given:
             return None
-        job = Job(
+        # A job that follows another one has the sequence of that.
+        submitted_ms = int(fields.get("followed") or int(fields["sequence"]) // 1000)
+        return Job(
             job_id=job_id,
             task=fields["task"],
             queue=fields["queue"],
@@ -105,10 +107,9 @@ class Mending(Scripts):
             due_ms=int(fields.get("due", 0)),
             expires_ms=int(fields.get("expires", 0)),
             retries=int(fields.get("retries", 0)),
-            submitted_ms=int(fields["sequence"]) // 1000,
+            submitted_ms=submitted_ms,
             owner=fields.get("owner", ""),
         )
-        return job, int(fields["sequence"])
 
     def mend(self, kind: str, *arguments: str) -> list[str]:
         """Mend what still needs it; see ``lua/mend.lua``. Returns the jobs that were concerned."""

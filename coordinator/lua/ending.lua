@@ -137,7 +137,9 @@ end
 local function follow(job, following, back)
   local owner, needs, keep_until = following.owner, needs_of(following), nil
   local fields = {queue = following.needs:match('queue:(%S+)$'), class = following.class, task = following.task,
-    sequence = job.sequence, max_retries = following.max_retries, owner = owner ~= '' and owner or nil}
+    sequence = job.sequence, max_retries = following.max_retries, owner = owner ~= '' and owner or nil,
+    -- Its sequence does not tell: the reaper would take it for one whose submission was recorded long ago.
+    followed = text(now)}
   if owner ~= '' and following.keep_ms == 0 then
     for _, resource in ipairs(disown(owner)) do
       back[#back + 1] = resource
