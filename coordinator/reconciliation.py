@@ -17,14 +17,22 @@ if TYPE_CHECKING:
 
     from coordinator.jobs import Job
     from coordinator.ledger import Ledger
+    from coordinator.ledger.mending import Unit
     from coordinator.records import Records
     from coordinator.store import Store, StoredJob
 
 logger = logging.getLogger("coordinator")
 
-#: What is mended: accepted rows that the ledger did not know, jobs without a row, units held by no run, running
-#: jobs whose worker has no lease, ends that were never recorded.
-KINDS = ("jobs_entered", "rows_written", "units_freed", "orphans_expired", "ends_recorded")
+#: What is mended: accepted rows that the ledger did not know, jobs without a row, units held by no run, owners that
+#: hold something for no job, running jobs whose worker has no lease, ends that were never recorded.
+KINDS = (
+    "jobs_entered",
+    "rows_written",
+    "units_freed",
+    "owners_freed",
+    "orphans_expired",
+    "ends_recorded",
+)
 
 #: Rows compared in one query, and pages of them in one round: of the newest, and of all in turn.
 BATCH, PAGES = 500, 10
@@ -90,14 +98,17 @@ class Reconciler:
         if self.ledger.restoring() is not None:
             # What is restored waits for its workers: nothing of it has settled.
             return {}
-        steps = (
-            self.enter_unknown,
-            self.write_rows,
-            self.free_units,
-            self.expire_orphans,
-            self.record_ends,
+        entered, written = self.enter_unknown(), self.write_rows()
+        units = self.ledger.units()
+        mended = (
+            entered,
+            written,
+            self.free_units(units),
+            self.free_owners(units),
+            self.expire_orphans(units),
+            self.record_ends(),
         )
-        return {kind: step() for kind, step in zip(KINDS, steps, strict=True)}
+        return dict(zip(KINDS, mended, strict=True))
 
     def enter_unknown(self) -> int:
         """Submit accepted rows that the ledger does not know: their producer died between the two writes.
@@ -153,16 +164,16 @@ class Reconciler:
             self._note("rows written of jobs that only the ledger knew", written)
         return len(written)
 
-    def free_units(self) -> int:
+    def free_units(self, units: Sequence[Unit]) -> int:
         """Give back units held by jobs that do not run."""
         wrong: defaultdict[str, list[str]] = defaultdict(list)
         strangers: defaultdict[str, list[str]] = defaultdict(list)
-        for unit in self.ledger.units():
+        for unit in units:
             if unit.state is None:
                 strangers[unit.owner].append(unit.resource)
             elif not unit.due:
                 wrong[unit.resource].append(unit.owner)
-        # An owner that is no job (a workflow's execution) is not ours to judge.
+        # Owners that are no jobs (workflows' executions) hold for those they have.
         for job_id in self.store.known(sorted(strangers)):
             for resource in strangers[job_id]:
                 wrong[resource].append(job_id)
@@ -173,12 +184,20 @@ class Reconciler:
             logger.warning("[COORDINATOR] reaper: %d units freed that no run held", freed)
         return freed
 
-    def expire_orphans(self) -> int:
+    def free_owners(self, units: Sequence[Unit]) -> int:
+        """Give back what owners hold that have no unfinished job any more: nothing else would ever do it."""
+        owners = sorted({unit.owner for unit in units if unit.state is None})
+        freed = self.ledger.mend("owners", *idle) if (idle := self.ledger.idle(owners)) else []
+        if freed:
+            logger.warning("[COORDINATOR] reaper: %d owners freed that had no job", len(freed))
+        return len(freed)
+
+    def expire_orphans(self, units: Sequence[Unit]) -> int:
         """Take running jobs from workers that have no lease: nothing else would ever end them."""
         present = self.ledger.known_workers()
         running = {
             unit.owner
-            for unit in self.ledger.units()
+            for unit in units
             if unit.state in ("running", "stopping") and unit.worker not in present
         }
         lost = self.ledger.mend("orphans", *sorted(running)) if running else []

@@ -18,6 +18,7 @@ from coordinator.reconciliation import KINDS, Reconciler, unwritten_jobs
 from coordinator.recorder import Recorder
 from coordinator.resources import needs_of
 from coordinator.settings import Settings
+from coordinator.verification import verify
 from coordinator.work_queue import WorkQueue
 
 
@@ -226,3 +227,27 @@ def test_a_step_whose_submission_is_not_recorded_yet_is_under_way(site: Site) ->
     assert row is not None
     assert (row["root_id"], row["parent_id"], row["timeout"]) == ("first", "first", 5.0)
     assert not site.store.audit(event="mended")
+
+
+def test_an_owner_that_has_no_job_keeps_nothing(site: Site) -> None:
+    first = replace(site.job("first"), owner="workflow-1")
+    site.queue.submit(first)
+    site.start("first")
+    site.queue.submit(site.job("other"))
+    site.record()
+    site.mended()
+    redis = site.ledger.redis
+    # As a ledger that lost the moment of its last job's end would have it.
+    redis.sadd("coordinator:owned:workflow-2", "model:n", "serial")
+    redis.sadd("coordinator:owners", "workflow-2")
+    redis.sadd("coordinator:holders:model:n", "workflow-2")
+    redis.sadd("coordinator:holders:serial", "workflow-2")
+    site.queue.submit(site.job("waits", "n"))
+    assert (site.ledger.job("waits") or {})["state"] == "waiting"
+    assert [item.problem for item in verify(site.ledger)] == ["holds something for no job"]
+    site.mended(owners_freed=1)
+    (note,) = site.store.audit(event="mended")
+    assert (note["why"], note["data"]["jobs"]) == ("owners", ["workflow-2"])
+    assert (site.ledger.job("waits") or {})["state"] == "dispatched"
+    assert site.ledger.holders("model:m") == {"workflow-1"}
+    assert not verify(site.ledger)

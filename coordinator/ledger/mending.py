@@ -51,6 +51,14 @@ class Mending(Scripts):
             for (resource, owner), (state, named, worker) in zip(held, reads.execute(), strict=True)
         ]
 
+    def idle(self, owners: Sequence[str]) -> list[str]:
+        """Return those owners that have no unfinished job."""
+        reads = self.redis.pipeline(transaction=False)
+        for owner in owners:
+            reads.exists(f"{self.prefix}members:{owner}")
+        found = zip(owners, reads.execute() if owners else (), strict=True)
+        return [owner for owner, known in found if not known]
+
     def remembered(self, until_ms: int, limit: int) -> dict[str, str]:
         """Return jobs that ended up to a moment and are not settled yet, each with its version.
 

@@ -2,17 +2,25 @@
 -- whoever it concerns may have moved on since.
 --
 -- ARGV[2..] units, resource, ids: units held by jobs that do not hold them
+--           owners, names: those that hold something and have no unfinished job
 --           orphans, ids: running jobs whose worker has no lease
 --           ended, pairs id, version: ends of which the store knows nothing and no event is left
 --           recorded, pairs id, version: ends that the store has, still remembered here
 -- Answers {answer = ok, mended = ids}
 local kind, first, pair = ARGV[2], ARGV[2] == 'units' and 4 or 3, ARGV[2] == 'ended' or ARGV[2] == 'recorded'
 local mended, resource = {}, kind == 'units' and ARGV[3] or nil
+local back = {resource}
 local HOLDING = {dispatched = true, running = true, stopping = true}
 for i = first, #ARGV, pair and 2 or 1 do
   local id, done = ARGV[i], false
-  local job = read(id)
-  if kind == 'units' then
+  local job = kind ~= 'owners' and read(id)
+  if kind == 'owners' then
+    if call('EXISTS', P .. 'members:' .. id) == 0 then
+      for _, free in ipairs(disown(id)) do
+        back[#back + 1], done = free, true
+      end
+    end
+  elseif kind == 'units' then
     local holds = job and HOLDING[job.state] and (' ' .. (job.held or '') .. ' '):find(' ' .. resource .. ' ', 1, true)
     if not holds and call('SISMEMBER', P .. 'holders:' .. resource, id) == 1 then
       remove('holders:' .. resource, id)
@@ -43,9 +51,7 @@ for i = first, #ARGV, pair and 2 or 1 do
 end
 if #mended > 0 then
   emit('mended', '', 0, {by = 'reaper', reason = kind, resource = resource, jobs = mended})
-  if resource then
-    wake({resource})
-  end
+  wake(back)
 end
 continue_wakes()
 return cjson.encode({answer = 'ok', mended = #mended > 0 and mended or nil})
