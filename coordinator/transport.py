@@ -208,7 +208,11 @@ class QoS(kombu_redis.QoS):
         else:
             job_id, token = known
             ledger = self.channel.coordination.work_queue.ledger
-            ledger.undeliver(job_id, token, "rejected by the worker", end=not requeue)
+            try:
+                ledger.undeliver(job_id, token, "rejected by the worker", end=not requeue)
+            except CoordinatorError as error:
+                # Raised here, it would end the worker. The dispatch lease ends and says the same, later.
+                logger.warning("[COORDINATOR] job %s: the ledger was not told: %s", job_id, error)
 
 
 class Channel(kombu_redis.Channel):
@@ -290,13 +294,19 @@ class Channel(kombu_redis.Channel):
             logger.warning("[COORDINATOR] message %s waits on the broker: %s", headers["id"], error)
             message.requeue()
             return True
+        except (CoordinatorError, ValueError) as error:
+            # Left to Celery it would end this worker, come back to the queue and end the next one.
+            self._refuse(message, error)
+            return True
         message.ack()
         return True
 
     def _foreign(self, queue: str, payload: dict[str, Any], described: dict[str, Any]) -> Job:
         headers = payload["headers"]
-        if not isinstance(headers.get("id"), str) or not headers["id"]:
-            raise InvalidValue("id", headers.get("id"), "a text that is not empty")
+        job_id = headers.get("id")
+        # Half characters cannot be encoded, and no database takes a text with a zero in it.
+        if not isinstance(job_id, str) or not job_id or b"\0" in job_id.encode():
+            raise InvalidValue("id", job_id, "a text that is not empty and has no zero character")
         if payload["properties"].get("priority"):
             # Kombu writes 0 for "not given", which is the highest on Redis.
             described["priority"] = payload["properties"]["priority"]
@@ -307,12 +317,15 @@ class Channel(kombu_redis.Channel):
     def _refuse(self, message: Any, error: Exception) -> None:
         job_id = message.headers.get("id")
         logger.error(
-            "[COORDINATOR] message %s of a foreign producer was refused: %s", job_id, error
+            "[COORDINATOR] message %r of a foreign producer was refused: %s", job_id, error
         )
         message.reject()
         if isinstance(job_id, str) and job_id:
             # Its producer may wait for the result.
-            self.coordination.app.backend.store_result(job_id, error, states.FAILURE)
+            try:
+                self.coordination.app.backend.store_result(job_id, error, states.FAILURE)
+            except ValueError as unwritten:
+                logger.error("[COORDINATOR] no result can have the id %r: %s", job_id, unwritten)
 
 
 class Transport(kombu_redis.Transport):

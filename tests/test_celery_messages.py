@@ -246,6 +246,8 @@ MALFORMED: dict[str, dict[str, Any]] = {
     "unknown type": {"content-type": "text/nothing"},
     "no id": {"headers": {"id": None}},
     "id": {"headers": {"id": {"a": 1}}},
+    "half a character": {"headers": {"id": "\ud800"}},
+    "zero": {"headers": {"id": "a\0b"}},
     "eta": {"headers": {"eta": "tomorrow"}},
     "expires": {"headers": {"expires": ["x"]}},
     "retries": {"headers": {"retries": "many"}},
@@ -275,6 +277,34 @@ def test_malformed_messages_do_not_stop_the_worker(shared: Installation) -> None
         shared.ends(refused, "FAILURE")
     for name in ("body", "json", "type", "eta", "models", "token"):
         assert shared.runs(messages[name]["headers"]["id"]) == 0
+
+
+def test_a_message_that_can_never_start_ends_no_worker(alone: Installation) -> None:
+    model = alone.model()
+    with alone.worker(coordinator_limits={f"model:{model}": 0}) as worker:
+        foreign = alone.foreign.tasks["play"]
+        never = foreign.apply_async((["give", 1],), {"model": model})
+        alone.ends(never, "FAILURE")
+        assert alone.get(foreign.apply_async((["give", 2],))) == 2
+        assert worker.said("could never start")
+    assert alone.runs(never) == 0
+
+
+def test_a_worker_outlives_a_rejection_that_the_ledger_does_not_hear(alone: Installation) -> None:
+    alone.work_queue.ensure_open()
+    ledger = alone.work_queue.ledger
+    ledger.renew("nobody", ["work"], 1, register=True)
+    result = alone.play()
+    with alone.app.connection_for_read() as connection:
+        channel = connection.channel()
+        message = channel.message_to_python(json.loads(alone.redis.rpop("work")))
+        channel.qos.append(message, message.delivery_tag)
+        meta = f"{ledger.prefix}meta"
+        epoch = alone.redis.hgetall(meta)
+        alone.redis.delete(meta)
+        message.reject()
+        alone.redis.hset(meta, mapping=epoch)
+    assert alone.state(result) == "dispatched", "its dispatch lease ends later"
 
 
 def test_a_message_of_another_language_says_what_it_needs(shared: Installation) -> None:
