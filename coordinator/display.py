@@ -14,6 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from coordinator.durations import shown_duration
+from coordinator.moments import shown_clock
 from coordinator.processes import Process
 from coordinator.snapshot import Headline, JobLine, ModelLine, Snapshot
 
@@ -93,7 +95,7 @@ class Lines:
             self._write(self.line(snapshot))
 
     def headline(self, headline: Headline) -> str:
-        return f"{_time(headline.at)} * {headline.text}"
+        return f"{shown_clock(headline.at, seconds=True)} * {headline.text}"
 
     def line(self, snapshot: Snapshot) -> str:
         return line(snapshot)
@@ -127,7 +129,9 @@ def sparkline(values: Sequence[float], width: int = SPARKS) -> str:
 def line(snapshot: Snapshot) -> str:
     """Return the snapshot in one line."""
     up = sum(process.state == "running" for process in snapshot.processes)
-    parts = [f"{_time(snapshot.at)} {snapshot.state} {up}/{len(snapshot.processes)} processes"]
+    parts = [
+        f"{shown_clock(snapshot.at, seconds=True)} {snapshot.state} {up}/{len(snapshot.processes)} processes"
+    ]
     parts += [
         f"{process.name} {process.state}: {process.why}"
         for process in snapshot.processes
@@ -160,7 +164,7 @@ def screen(snapshot: Snapshot, width: int) -> RenderableType:
     head = Text.assemble(
         ("Coordinator ", "bold"),
         (snapshot.state, color),
-        f"  {_time(snapshot.at)}  {snapshot.completed_hour} completed and "
+        f"  {shown_clock(snapshot.at, seconds=True)}  {snapshot.completed_hour} completed and "
         f"{snapshot.failed_hour} failed in the last hour   Ctrl-C stops",
     )
     parts: list[RenderableType] = [head]
@@ -179,7 +183,9 @@ def screen(snapshot: Snapshot, width: int) -> RenderableType:
     else:
         parts += [jobs, *side]
     for headline in snapshot.headlines[-SCREEN_HEADLINES:]:
-        parts.append(Text(f"{_time(headline.at)} {headline.text}", style="cyan"))
+        parts.append(
+            Text(f"{shown_clock(headline.at, seconds=True)} {headline.text}", style="cyan")
+        )
     for name, where in snapshot.addresses.items():
         parts.append(Text.assemble((f"{name:9}", "dim"), where, overflow="fold"))
     return Group(*parts)
@@ -210,7 +216,7 @@ def processes_table(processes: Sequence[Process]) -> Table:
             escape(process.name),
             f"[{color}]{process.state}[/]",
             str(process.pid or ""),
-            _duration(process.uptime) if process.pid else "",
+            shown_duration(process.uptime) if process.pid else "",
             str(process.restarts),
             escape(process.why),
         )
@@ -226,7 +232,7 @@ def _jobs_table(jobs: Sequence[JobLine]) -> Table:
         table.add_row(
             escape(f"{name} {job.job_id[:8]}{attempt}"),
             escape(", ".join(job.models)),
-            f"#{job.position}" if job.waits_for else _duration(job.seconds),
+            f"#{job.position}" if job.waits_for else shown_duration(job.seconds),
             state,
         )
     return table
@@ -247,16 +253,3 @@ def _table(*columns: str) -> Table:
     for column in columns:
         table.add_column(column, overflow="ellipsis", no_wrap=True)
     return table
-
-
-def _time(at: float) -> str:
-    return time.strftime("%H:%M:%S", time.localtime(at))
-
-
-def _duration(seconds: float) -> str:
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from coordinator.author import default_author
 from coordinator.catching_up import CatchingUp
 from coordinator.errors import InvalidValue
+from coordinator.moments import shown_clock
 from coordinator.resources import (
     SERIAL_RESOURCE,
     check_name,
@@ -201,17 +201,10 @@ def paused_text(hold: Hold) -> str:
 
 def paused_by(hold: Hold) -> str:
     """Return by whom something is paused, since when, why and until when."""
-    since = f" since {clock_text(hold.since)}" if hold.since else ""
-    until = f" until {clock_text(hold.until)}" if hold.until else ""
+    since = f" since {shown_clock(hold.since)}" if hold.since else ""
+    until = f" until {shown_clock(hold.until)}" if hold.until else ""
     reason = f": '{hold.reason}'" if hold.reason else ""
     return f"by {hold.by}{since}{until}{reason}"
-
-
-def clock_text(at: float) -> str:
-    """Return a moment (Unix seconds) as the clock on the wall shows it, with its day when it is not today."""
-    then, today = time.localtime(at), time.localtime()
-    form = "%H:%M" if then[:3] == today[:3] else "%Y-%m-%d %H:%M"
-    return time.strftime(form, then)
 
 
 def no_worker_text(queue: str, pending: int = 0) -> str:

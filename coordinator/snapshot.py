@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from coordinator.errors import CoordinatorError
 from coordinator.processes import Process
+from coordinator.progress import progress_text
 
 #: Jobs that are listed; the queues tell how many more there are.
 SHOWN_JOBS = 8
@@ -148,7 +149,7 @@ def read_jobs(work_queue: WorkQueue) -> tuple[list[JobLine], list[QueueLine]]:
             worker=job.worker or "",
             seconds=max(0.0, now - job.started_ms / 1000),
             attempt=job.attempt,
-            progress=_progress(job.progress),
+            progress=progress_text(job.progress or {}),
         )
         for job in work_queue.active()
     ]
@@ -174,15 +175,6 @@ def read_jobs(work_queue: WorkQueue) -> tuple[list[JobLine], list[QueueLine]]:
         for line in work_queue.queues()
     ]
     return jobs, queues
-
-
-def _progress(progress: Mapping[str, Any] | None) -> str:
-    """Return ``done/total`` if both are there, else everything that was reported."""
-    if not progress:
-        return ""
-    if "done" in progress and "total" in progress:
-        return f"{progress['done']}/{progress['total']}"
-    return ", ".join(f"{key} {value}" for key, value in progress.items())
 
 
 class Source:

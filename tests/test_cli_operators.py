@@ -39,8 +39,8 @@ def test_status_tells_what_needs_attention_and_the_way_out(desk: Desk, call: Cal
         "1 worker with 10 slots; 1 running, 2 pending",
         "! queue training is paused by ann since ",
         ": 'GPU maintenance'; coordinator resume training",
-        "! queue selfplay has 1 job pending and no live worker; "
-        "coordinator up, or a worker of your app with -Q selfplay",
+        "! queue selfplay has 1 job pending and no live worker; coordinator up, or a worker of your",
+        " app with -Q selfplay",
         f"Model conflict: m in use by normal job {runs}",
     ):
         assert part in shown, part

@@ -56,7 +56,7 @@ def test_the_screen_tells_everything(width: int) -> None:
     assert "17 completed" in text
     for part in ("chess", "240", "61%", "+312", "▁▃█", "training.train", "run 2", "3/10", "#1"):
         assert part in text, part
-    for part in ("chess in use", "1 min 15 s", "1 min 01 s", "backoff", "Exited", "5555"):
+    for part in ("chess in use", "1m15s", "1m01s", "backoff", "Exited", "5555"):
         assert part in text, part
     assert "chess reached generation 3" in text
     assert max(map(len, text.splitlines())) <= width

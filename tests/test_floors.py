@@ -25,6 +25,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "settings",
         "selection",
         "durations",
+        "moments",
+        "progress",
         "author",
         "secret",
     ),

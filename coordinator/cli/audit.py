@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from coordinator.cli.db import Moment
 from coordinator.cli.installation import Installation
-from coordinator.cli.options import limit_option, moment, page, short, worker_name
+from coordinator.cli.options import MOMENT, limit_option, page, short, worker_name
 from coordinator.cli.output import json_option, rows
+from coordinator.moments import shown_moment
 
 if TYPE_CHECKING:
     from coordinator.listings import AuditEntry
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 @click.option("--job", "job_id", metavar="JOB", help="Only of this job.")
 @click.option("--resource", metavar="NAME", help="Only of this, such as queue:training.")
 @click.option("--who", metavar="NAME", help="Only what this author did.")
-@click.option("--since", type=Moment(), default=0, help="A time (2026-01-31T12:00, UTC) or an age.")
-@click.option("--until", type=Moment(), default=0, help="The same; from then on is left out.")
+@click.option("--since", type=MOMENT, default=0, help="A time (2026-01-31T12:00, UTC) or an age.")
+@click.option("--until", type=MOMENT, default=0, help="The same; from then on is left out.")
 @limit_option(50)
 @click.option("--cursor", metavar="CURSOR", help="Go on after this entry, as the last page says.")
 @json_option
@@ -61,7 +61,7 @@ def _table(found: list[AuditEntry]) -> Any:
         ("when", "event", "job or resource", "who", "why", "before", "after"),
         [
             (
-                moment(entry.at),
+                shown_moment(entry.at),
                 entry.event,
                 entry.job_id or entry.resource or "-",
                 worker_name(entry.who),

@@ -2,41 +2,16 @@
 
 from __future__ import annotations
 
-import re
-import time
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from coordinator.cli.installation import Installation
-from coordinator.cli.options import How, bulk_options, confirm
+from coordinator.cli.options import MOMENT, How, bulk_options, confirm
 from coordinator.cli.output import REFUSED, ErrorsShown, answer, json_option, rows
 
 if TYPE_CHECKING:
     from coordinator.store import Store
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-class Moment(click.ParamType[int]):
-    """A moment as ISO 8601, or an age such as ``90m``, ``12h`` or ``7d``; Unix milliseconds."""
-
-    name = "moment"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> int:
-        if isinstance(value, int):
-            return value
-        age = re.fullmatch(r"(\d+)([smhd])", value)
-        if age:
-            return int((time.time() - int(age[1]) * _UNITS[age[2]]) * 1000)
-        try:
-            moment = datetime.fromisoformat(value)
-        except ValueError:
-            self.fail(f"{value!r} is neither a time (2026-01-31T12:00) nor an age (7d)", param, ctx)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        return int(moment.timestamp() * 1000)
 
 
 @click.group("db", cls=ErrorsShown)
@@ -135,11 +110,9 @@ def prune(
 
 @command.command()
 @click.option(
-    "--since", type=Moment(), default=0, help="A time (2026-01-31T12:00, UTC) or an age (7d)."
+    "--since", type=MOMENT, default=0, help="A time (2026-01-31T12:00, UTC) or an age (7d)."
 )
-@click.option(
-    "--until", type=Moment(), default=0, help="The same; events from then on are left out."
-)
+@click.option("--until", type=MOMENT, default=0, help="The same; events from then on are left out.")
 @click.pass_obj
 def export(installation: Installation, since: int, until: int) -> None:
     """Write the log as JSON lines, oldest first."""

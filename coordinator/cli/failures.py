@@ -16,12 +16,12 @@ from coordinator.cli.options import (
     bulk_options,
     limit_option,
     listed,
-    moment,
     queue_option,
     short,
     worker_name,
 )
 from coordinator.cli.output import answer, json_option, rows
+from coordinator.moments import shown_moment
 
 if TYPE_CHECKING:
     from coordinator.failures import ErrorPattern, Failure
@@ -103,7 +103,7 @@ def _errors(found: list[ErrorPattern]) -> Any:
             (
                 item.count,
                 f"{age(item.last_seen)} ago",
-                moment(item.first_seen),
+                shown_moment(item.first_seen),
                 item.pattern,
                 item.example_id,
             )

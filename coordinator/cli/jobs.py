@@ -12,15 +12,15 @@ from coordinator.cli.options import (
     age,
     limit_option,
     listed,
-    moment,
     page,
-    progress_text,
     queue_option,
     short,
     worker_name,
 )
 from coordinator.cli.output import answer, json_option, rows
 from coordinator.errors import LedgerUnavailable
+from coordinator.moments import shown_moment
+from coordinator.progress import progress_text
 
 if TYPE_CHECKING:
     from coordinator.listings import AuditEntry, JobRecord
@@ -127,14 +127,16 @@ def _details(found: JobRecord, history: list[AuditEntry], why: Why | None) -> An
         ("queue", f"{found.queue}, priority {found.priority}"),
         ("models", listed(found.models)),
         ("org", found.org or "-"),
-        ("submitted", f"{moment(found.queued_at)} ({age(found.queued_at)} ago)"),
+        ("submitted", f"{shown_moment(found.queued_at)} ({age(found.queued_at)} ago)"),
     ]
     if found.due_at is not None and found.state == "delayed":
-        lines.append(("due", moment(found.due_at)))
+        lines.append(("due", shown_moment(found.due_at)))
     if found.started_at is not None:
-        lines.append(("started", f"{moment(found.started_at)} on {worker_name(found.worker)}"))
+        lines.append(
+            ("started", f"{shown_moment(found.started_at)} on {worker_name(found.worker)}")
+        )
     if found.finished_at is not None:
-        lines.append(("ended", moment(found.finished_at)))
+        lines.append(("ended", shown_moment(found.finished_at)))
     retries = f"retry {found.retries} of {_most(found.max_retries)}"
     lost = f"{found.losses} lost with their worker"
     lines.append(("runs", f"{found.attempts} begun, {retries}, {lost}"))
@@ -149,7 +151,7 @@ def _details(found: JobRecord, history: list[AuditEntry], why: Why | None) -> An
     events = rows(
         ("when", "event", "who", "why"),
         [
-            (moment(entry.at), entry.event, worker_name(entry.who), short(_about(entry), 90))
+            (shown_moment(entry.at), entry.event, worker_name(entry.who), short(_about(entry), 90))
             for entry in history
         ],
     )
@@ -191,7 +193,9 @@ def _why(found: Why) -> Any:
         lines.append(("because", found.reason or f"the job is {found.state}"))
     if found.expected_start_ms:
         ahead = max(0.0, found.expected_start_ms / 1000 - time.time())
-        lines.append(("expected", f"{moment(found.expected_start_ms / 1000)} (in {ahead:.0f} s)"))
+        lines.append(
+            ("expected", f"{shown_moment(found.expected_start_ms / 1000)} (in {ahead:.0f} s)")
+        )
     return rows(("", ""), lines)
 
 

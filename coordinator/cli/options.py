@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,6 +15,7 @@ import click
 from coordinator.cli.output import answer, console, json_option, rows
 from coordinator.durations import parse_duration, shown_duration
 from coordinator.errors import InvalidValue
+from coordinator.moments import parse_moment
 
 if TYPE_CHECKING:
     from coordinator.bulk import Bulk
@@ -37,6 +38,23 @@ class Duration(click.ParamType[float]):
 
 
 DURATION = Duration()
+
+
+class Moment(click.ParamType[int]):
+    """A moment as ISO 8601 (UTC when it names no zone), or an age such as ``1h30m``; Unix milliseconds."""
+
+    name = "moment"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_moment(getattr(param, "name", None) or "moment", value)
+        except InvalidValue as error:
+            self.fail(f"{value!r} is not {error.allowed}", param, ctx)
+
+
+MOMENT = Moment()
 
 
 def options(*decorators: Callable[[Decorated], Decorated]) -> Callable[[Decorated], Decorated]:
@@ -233,31 +251,9 @@ def age(at: float | None) -> str:
     return "-" if at is None else shown_duration(time.time() - at)
 
 
-def moment(at: float | None) -> str:
-    """Return a moment (Unix seconds) as local time, for people."""
-    if at is None:
-        return "-"
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
-
-
 def worker_name(worker: str | None) -> str:
     """Return Celery's name of a worker, without what tells its process from others."""
     return (worker or "-").partition("/")[0]
-
-
-def progress_text(progress: Mapping[str, Any]) -> str:
-    """Return what a job tells of its progress: ``500/800 games, epoch 3``."""
-    left = dict(progress)
-    parts = []
-    if "done" in left:
-        done, total, unit = left.pop("done"), left.pop("total", None), left.pop("unit", "")
-        text = f"{_number(done)}" if total is None else f"{_number(done)}/{_number(total)}"
-        parts.append(f"{text} {unit}".rstrip())
-    return ", ".join([*parts, *(f"{name} {value}" for name, value in left.items())])
-
-
-def _number(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def listed(names: Sequence[str]) -> str:

@@ -13,10 +13,10 @@ from coordinator.cli.options import (
     audited,
     bulk_options,
     confirm,
-    moment,
     queue_option,
 )
 from coordinator.cli.output import ErrorsShown, answer, json_option, rows
+from coordinator.moments import shown_moment
 
 if TYPE_CHECKING:
     from coordinator.shares import LimitReset, OrgShare
@@ -45,7 +45,7 @@ def _table(found: list[OrgShare]) -> Any:
         return "no org has jobs or a limit of its own"
     lines = []
     for share in found:
-        until = f" until {moment(share.until)}" if share.until else ""
+        until = f" until {shown_moment(share.until)}" if share.until else ""
         limit = "-" if share.limit is None else share.limit
         percent = "-" if share.percent is None else f"{share.percent:.0f} %"
         counts = (share.running, share.waiting, percent, limit)
@@ -141,7 +141,7 @@ def throttle(
     limits = work_queue.ledger.limits(names)
     told = {name: limits[name].value for name in names}
     text = "\n".join(
-        f"{name} may run {value} at once until {moment(until / 1000)}; "
+        f"{name} may run {value} at once until {shown_moment(until / 1000)}; "
         f"coordinator reset-limit {org} ends it"
         for name, value in told.items()
     )
@@ -200,7 +200,7 @@ def _until(work_queue: WorkQueue, seconds: float | None) -> int:
 
 
 def _told(names: tuple[str, ...], limit: int, until: int, as_json: bool) -> None:
-    ends = f" until {moment(until / 1000)}" if until else ""
+    ends = f" until {shown_moment(until / 1000)}" if until else ""
     told = {"limits": dict.fromkeys(names, limit), "until": until / 1000 if until else None}
     answer(told, as_json, lambda: "\n".join(f"{name}: {limit} at once{ends}" for name in names))
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from coordinator.cli.installation import Installation
-from coordinator.cli.options import DURATION, How, confirm, moment, rehearsed, short
+from coordinator.cli.options import DURATION, How, confirm, rehearsed, short
 from coordinator.cli.output import ErrorsShown, answer, json_option, rows
+from coordinator.moments import shown_moment
 
 if TYPE_CHECKING:
     from coordinator.breaker import Breaker, PanicStep
@@ -50,9 +51,13 @@ def _table(found: list[Breaker]) -> Any:
     lines = []
     for one in found:
         ended = f"{one.failed} of {one.completed + one.failed}"
-        until = moment(one.until) if one.until else ("by hand" if one.state == "open" else "-")
+        until = (
+            shown_moment(one.until) if one.until else ("by hand" if one.state == "open" else "-")
+        )
         cause = short(f"{one.by}: {one.cause}", 60) if one.state != "closed" else ""
-        lines.append((one.scope, one.state, moment(one.since), until, ended, one.trips, cause))
+        lines.append(
+            (one.scope, one.state, shown_moment(one.since), until, ended, one.trips, cause)
+        )
     return rows(("scope", "state", "since", "probes at", "failed", "trips", "opened by"), lines)
 
 

@@ -7,8 +7,9 @@ import time
 import click
 
 from coordinator.cli.installation import Installation
-from coordinator.cli.options import DURATION, How, audited, moment, options
+from coordinator.cli.options import DURATION, How, audited, options
 from coordinator.cli.output import REFUSED, answer
+from coordinator.moments import shown_moment
 from coordinator.resources import SERIAL_RESOURCE
 
 what = options(
@@ -65,7 +66,7 @@ def pause(
         **how.signed,
     )
     told = {"paused": resources, "until": None if until is None else until / 1000}
-    ends = "" if until is None else f" until {moment(until / 1000)}"
+    ends = "" if until is None else f" until {shown_moment(until / 1000)}"
     text = "\n".join(f"{_shown(name)} is paused{ends}; {way_out(name)}" for name in resources)
     answer(told, how.as_json, lambda: text)
 

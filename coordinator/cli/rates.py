@@ -11,12 +11,12 @@ from coordinator.cli.options import (
     DURATION,
     limit_option,
     listed,
-    moment,
     queue_option,
     worker_name,
 )
 from coordinator.cli.output import answer, json_option, rows
 from coordinator.durations import shown_duration
+from coordinator.moments import shown_moment
 
 if TYPE_CHECKING:
     from coordinator.rates import SlowJob, Throughput
@@ -59,7 +59,7 @@ def _throughput(found: Throughput) -> Any:
         ("from", "submitted", "blocked", "completed", "failed", "retried", ""),
         [
             (
-                moment(bucket.at),
+                shown_moment(bucket.at),
                 bucket.submitted,
                 bucket.blocked,
                 bucket.completed,

@@ -15,7 +15,6 @@ from coordinator.cli.options import (
     bulk_options,
     confirm,
     listed,
-    moment,
     options,
     queue_option,
     worker_name,
@@ -23,6 +22,7 @@ from coordinator.cli.options import (
 from coordinator.cli.output import REFUSED, answer, console, json_option, rows
 from coordinator.durations import shown_duration
 from coordinator.errors import Refused
+from coordinator.moments import shown_moment
 
 if TYPE_CHECKING:
     from coordinator.failures import StuckJob
@@ -67,7 +67,7 @@ def _table(found: list[StuckJob], threshold: float) -> Any:
                 job.queue,
                 listed(job.models),
                 worker_name(job.worker),
-                moment(job.claimed_at),
+                shown_moment(job.claimed_at),
                 shown_duration(job.age_seconds),
                 shown_duration(job.silent_seconds),
                 job.state,

@@ -10,8 +10,9 @@ import click
 
 from coordinator.author import default_author
 from coordinator.cli.installation import Installation
-from coordinator.cli.options import DURATION, by_option, moment
+from coordinator.cli.options import DURATION, by_option
 from coordinator.cli.output import ErrorsShown, Failure, answer, json_option, rows
+from coordinator.moments import shown_moment
 
 if TYPE_CHECKING:
     from coordinator.web.accounts import Accounts
@@ -102,7 +103,7 @@ def listing(installation: Installation, as_json: bool) -> None:
             one.name,
             one.scope,
             one.created_by,
-            *(moment(_seconds(at)) for at in (one.created_ms, one.until_ms, one.used_ms)),
+            *(shown_moment(_seconds(at)) for at in (one.created_ms, one.until_ms, one.used_ms)),
         )
         for one in tokens
     ]
@@ -156,7 +157,7 @@ def users(installation: Installation, as_json: bool) -> None:
     told = [
         {"name": one.name, "scope": one.scope, "created_at": one.created_ms / 1000} for one in found
     ]
-    lines = [(one.name, one.scope, moment(one.created_ms / 1000)) for one in found]
+    lines = [(one.name, one.scope, shown_moment(one.created_ms / 1000)) for one in found]
     answer(told, as_json, lambda: rows(("user", "scope", "added"), lines))
 
 

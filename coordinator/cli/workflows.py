@@ -14,11 +14,11 @@ from coordinator.cli.options import (
     audited,
     limit_option,
     listed,
-    moment,
     short,
     worker_name,
 )
 from coordinator.cli.output import ErrorsShown, answer, json_option, rows
+from coordinator.moments import shown_moment
 
 if TYPE_CHECKING:
     from coordinator.execution_view import Execution
@@ -188,10 +188,13 @@ def _details(found: Execution) -> Any:
         ("workflow", found.workflow),
         ("status", f"{found.status} {found.state}"),
         ("models", listed(found.required_models)),
-        ("begun", f"{moment(found.queued_at)} by {found.requested_by} {found.reason}".rstrip()),
+        (
+            "begun",
+            f"{shown_moment(found.queued_at)} by {found.requested_by} {found.reason}".rstrip(),
+        ),
     ]
     if found.finished_at is not None:
-        lines.append(("ended", moment(found.finished_at)))
+        lines.append(("ended", shown_moment(found.finished_at)))
     elif found.conflict_reason:
         lines.append(("waits for", found.conflict_reason))
     if found.error:

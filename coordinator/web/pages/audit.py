@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from coordinator.durations import parse_duration
-from coordinator.errors import InvalidValue
+from coordinator.moments import parse_moment
 from coordinator.states import ALIASES, Verb
 from coordinator.web.pages.forms import Paged
 from coordinator.web.pages.frame import show
@@ -55,8 +52,8 @@ def audit(request: Request, visit: Viewing) -> Response:
         job_id=given["job_id"] or None,
         resource=given["resource"] or None,
         who=given["who"] or None,
-        since_ms=moment("since", given["since"]),
-        until_ms=moment("until", given["until"]),
+        since_ms=parse_moment("since", given["since"]) if given["since"] else 0,
+        until_ms=parse_moment("until", given["until"]) if given["until"] else 0,
         limit=ROWS,
         cursor=cursor,
     )
@@ -71,25 +68,3 @@ def audit(request: Request, visit: Viewing) -> Response:
         first=cursor is None,
         cursor=found[-1].cursor if len(found) == ROWS else None,
     )
-
-
-def moment(field: str, text: str) -> int:
-    """Return a moment in Unix milliseconds: a date with or without a time (UTC), or how long ago; 0 for nothing.
-
-    Raises:
-        InvalidValue: it is none.
-    """
-    if not text:
-        return 0
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        pass
-    else:
-        return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
-    try:
-        ago = parse_duration(field, text)
-    except InvalidValue:
-        allowed = "a date such as 2026-01-31 or 2026-01-31T12:00, or how long ago: 2h"
-        raise InvalidValue(field, text, allowed) from None
-    return int((datetime.now(UTC).timestamp() - ago) * 1000)

@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 from markupsafe import Markup
 
 from coordinator.durations import shown_duration
+from coordinator.moments import shown_moment
 
 #: Where the console is.
 HOME = "/console/"
@@ -42,7 +43,7 @@ def ago(at: float | None, now: float) -> str:
 
 def exact(at: float | None) -> str:
     """Return a moment (Unix seconds) to the second, in UTC."""
-    return "" if at is None else f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return "" if at is None else shown_moment(at)
 
 
 def iso(at: float | None) -> str:
