@@ -10,9 +10,8 @@ from coordinator.ledger.capacity import Capacity
 from coordinator.ledger.epochs import Epochs
 from coordinator.ledger.interventions import Interventions
 from coordinator.ledger.jobs import Jobs
-from coordinator.ledger.locks import Lock, Locks
+from coordinator.ledger.locks import Lock
 from coordinator.ledger.mending import Mending
-from coordinator.ledger.reads import Reads
 from coordinator.ledger.scripts import connection_url
 from coordinator.ledger.shares import Limit, Shares
 
@@ -31,7 +30,7 @@ __all__ = [
 ]
 
 
-class Ledger(Jobs, Interventions, Capacity, Epochs, Reads, Locks, Shares, Mending):
+class Ledger(Jobs, Interventions, Capacity, Epochs, Shares, Mending):
     """The ledger in one Redis database; see ``scripts.Scripts`` for the arguments.
 
     Every verb raises ``LedgerUnavailable`` when Redis was not reached in time, and ``LedgerClosed`` when the

@@ -8,10 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coordinator.ledger.answers import Holder
-from coordinator.ledger.scripts import Scripts
-
-#: Keys that one SCAN looks at: well below a millisecond of Redis's time.
-SCAN = 500
+from coordinator.ledger.reads import Reads
 
 #: Classes of which the waiting jobs are counted per resource.
 COUNTED = 1000
@@ -49,7 +46,7 @@ class Lock:
     hold: dict[str, Any] | None
 
 
-class Locks(Scripts):
+class Locks(Reads):
     """Reads of what is held."""
 
     def standing(self, job_ids: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -64,18 +61,38 @@ class Locks(Scripts):
                 found[job_id] = {name: value for name, value in known if value is not None}
         return found
 
+    def held(self) -> set[str]:
+        """Return the resources of which somebody has a unit.
+
+        Found through those who have them, of whom there are no more than slots and workflows: of keys there
+        are millions.
+        """
+        prefix = self.prefix
+        pipe = self.redis.pipeline(transaction=False)
+        pipe.zrange(f"{prefix}workers", 0, -1).hkeys(f"{prefix}counts").smembers(f"{prefix}owners")
+        workers, counts, owners = pipe.execute()
+        for worker in workers:
+            pipe.smembers(f"{prefix}worker:{worker}:jobs")
+        for queue in {name.rpartition("|")[0] for name in counts}:
+            pipe.zrange(f"{prefix}dispatched:{queue}", 0, -1)
+        jobs = [job_id for group in pipe.execute() for job_id in group]
+        for job_id in jobs:
+            pipe.hget(f"{prefix}job:{job_id}", "held")
+        for owner in owners:
+            pipe.smembers(f"{prefix}owned:{owner}")
+        found = pipe.execute()
+        names = {name for held in found[: len(jobs)] for name in (held or "").split()}
+        return names.union(*found[len(jobs) :])
+
     def locks(self, kinds: Sequence[str] = ("model",)) -> list[Lock]:
         """Return the resources of these kinds that are held, waited for or paused, by name."""
-        prefix, names = self.prefix, set[str]()
-        for kind in kinds:
-            pattern = f"{prefix}holders:{kind}*"
-            for key in self.redis.scan_iter(match=pattern, count=SCAN):
-                names.add(key.removeprefix(f"{prefix}holders:"))
+        prefix = self.prefix
         blocked, holds = (
             self.redis.smembers(f"{prefix}blocked"),
             self.redis.hgetall(f"{prefix}holds"),
         )
-        names.update(name for name in (*blocked, *holds) if name.partition(":")[0] in kinds)
+        named = (*self.held(), *blocked, *holds)
+        names = {name for name in named if name.partition(":")[0] in kinds}
         configured: dict[str, str] = {}
         for name in ("defaults", "limits", "overrides"):
             configured |= self.redis.hgetall(f"{prefix}{name}")

@@ -41,14 +41,23 @@ class Reads(Scripts):
 
     def waiting(self, limit: int) -> list[str]:
         """Return ids of waiting jobs: of the heads of up to 1,000 classes the oldest ``limit``."""
-        heads: list[tuple[float, str]] = []
-        for key in self.redis.scan_iter(match=f"{self.prefix}class:*", count=1000):
-            heads += [
-                (at, job_id) for job_id, at in self.redis.zrange(key, 0, limit - 1, withscores=True)
-            ]
-            if len(heads) >= 1000 * limit:
-                break
+        pipe = self.redis.pipeline(transaction=False)
+        for class_id in self.classes()[:1000]:
+            pipe.zrange(f"{self.prefix}class:{class_id}", 0, limit - 1, withscores=True)
+        heads = [(at, job_id) for found in pipe.execute() for job_id, at in found]
         return [job_id for _, job_id in sorted(heads)[:limit]]
+
+    def classes(self) -> list[str]:
+        """Return the classes that have waiting jobs, found through the resources where they are parked."""
+        prefix = self.prefix
+        resources = sorted(self.redis.smembers(f"{prefix}blocked"))
+        pipe = self.redis.pipeline(transaction=False)
+        for resource in resources:
+            pipe.zrange(f"{prefix}lanes:{resource}", 0, -1)
+        for resource, lanes in zip(resources, pipe.execute(), strict=True):
+            for lane in lanes:
+                pipe.zrange(f"{prefix}parked:{resource}|{lane}", 0, -1)
+        return [class_id for parked in pipe.execute() for class_id in parked]
 
     def counts(self) -> dict[tuple[str, str], int]:
         """Return the number of jobs by (queue, state)."""
@@ -91,23 +100,30 @@ class Reads(Scripts):
         return found
 
     def _needs(self) -> Iterator[tuple[list[str], int]]:
+        yield from self._awaited()
         prefix = self.prefix
-        for key in self.redis.scan_iter(match=f"{prefix}needs:*", count=1000):
-            class_id = key.removeprefix(f"{prefix}needs:")
-            needs = self.redis.hget(key, "needs")
-            if needs:
-                yield needs.split(), self.redis.zcard(f"{prefix}class:{class_id}")
-        busy = [
-            job_id
-            for key in self.redis.scan_iter(match=f"{prefix}dispatched:*", count=1000)
-            for job_id in self.redis.zrange(key, 0, -1)
-        ]
-        busy += self.redis.zrange(f"{prefix}delayed", 0, -1)
-        busy += [job["id"] for job in self.running()]
-        for job_id in set(busy):
-            needs = self.redis.hget(f"{prefix}job:{job_id}", "needs")
+        pipe = self.redis.pipeline(transaction=False)
+        for queue in {queue for queue, _ in self.counts()}:
+            pipe.zrange(f"{prefix}dispatched:{queue}", 0, -1)
+        pipe.zrange(f"{prefix}delayed", 0, -1)
+        busy = {job_id for found in pipe.execute() for job_id in found}
+        busy.update(job["id"] for job in self.running())
+        for job_id in busy:
+            pipe.hget(f"{prefix}job:{job_id}", "needs")
+        for needs in pipe.execute():
             if needs:
                 yield needs.split(), 1
+
+    def _awaited(self) -> Iterator[tuple[list[str], int]]:
+        """Yield what the jobs of each class need, and how many there are."""
+        pipe, classes = self.redis.pipeline(transaction=False), self.classes()
+        for class_id in classes:
+            pipe.hget(f"{self.prefix}needs:{class_id}", "needs")
+            pipe.zcard(f"{self.prefix}class:{class_id}")
+        answers = pipe.execute()
+        for needs, number in zip(answers[::2], answers[1::2], strict=True):
+            if needs and number:
+                yield needs.split(), number
 
     def holders(self, resource: str) -> set[str]:
         return set(self.redis.smembers(f"{self.prefix}holders:{resource}"))

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from coordinator.ledger.locks import SCAN
-from coordinator.ledger.scripts import Scripts
+from coordinator.ledger.locks import Locks
 from coordinator.resources import ORG, QUEUE, kind_of
 
 #: Where a limit comes from, the strongest first.
@@ -32,7 +31,7 @@ class Limit:
     beneath: int | None
 
 
-class Shares(Scripts):
+class Shares(Locks):
     """Reads of limits and of what they are used for."""
 
     def limits(self, resources: Sequence[str]) -> dict[str, Limit]:
@@ -84,7 +83,7 @@ class Shares(Scripts):
 
     def used(self) -> dict[str, int]:
         """Return how many units of their share orgs have, by resource (``org:QUEUE/ORG``)."""
-        names = self._names(f"holders:{ORG}:*", "holders:")
+        names = sorted(name for name in self.held() if kind_of(name) == ORG)
         pipe = self.redis.pipeline(transaction=False)
         for name in names:
             pipe.scard(f"{self.prefix}holders:{name}")
@@ -92,26 +91,16 @@ class Shares(Scripts):
 
     def awaited(self, kind: str) -> dict[str, int]:
         """Return how many jobs wait that need a resource of a kind, by resource, whatever they wait for."""
-        classes = self._names("needs:*", "needs:")
-        pipe = self.redis.pipeline(transaction=False)
-        for class_id in classes:
-            pipe.hget(f"{self.prefix}needs:{class_id}", "needs")
-            pipe.zcard(f"{self.prefix}class:{class_id}")
-        answers = pipe.execute() if classes else []
         found: dict[str, int] = {}
-        for needs, number in zip(answers[::2], answers[1::2], strict=True):
-            for need in (needs or "").split():
-                if number and kind_of(need) == kind:
+        for needs, number in self._awaited():
+            for need in needs:
+                if kind_of(need) == kind:
                     found[need] = found.get(need, 0) + number
         return found
 
     def in_use(self, resource: str) -> int:
         """Return how many units of a resource are held."""
         return int(self.redis.scard(f"{self.prefix}holders:{resource}"))
-
-    def _names(self, pattern: str, start: str) -> list[str]:
-        keys = self.redis.scan_iter(match=f"{self.prefix}{pattern}", count=SCAN)
-        return sorted({key.removeprefix(f"{self.prefix}{start}") for key in keys})
 
 
 def _levels(resource: str) -> tuple[str, ...]:
