@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from coordinator.errors import Refused, UnknownJob
 from coordinator.ledger import Ledger
 from coordinator.reconciliation import KINDS, Reconciler
 from coordinator.restorer import is_gone
@@ -105,8 +106,13 @@ class JobReaper:
             if reason is None and seconds > self.config.stuck_job_threshold_seconds:
                 reason = self._overdue(work_queue, job["id"], seconds)
             if reason:
-                work_queue.release_job(job["id"], reason, "reaper")
-                reaped += 1
+                try:
+                    work_queue.release_job(job["id"], reason, "reaper")
+                except (Refused, UnknownJob) as error:
+                    # It has ended meanwhile: the others must not wait for the next round.
+                    logger.debug("[COORDINATOR] reaper: %s", error)
+                else:
+                    reaped += 1
         return reaped
 
     def _overdue(self, work_queue: WorkQueue, job_id: str, seconds: float) -> str | None:

@@ -26,7 +26,7 @@ import psutil
 from coordinator.errors import CoordinatorError, LedgerClosed
 from coordinator.family import WORKER_MARK, end, marked
 from coordinator.jobs import Event
-from coordinator.ledger import Ledger
+from coordinator.ledger import PROBE_FAILED, Ledger
 from coordinator.settings import Settings
 from coordinator.states import FINAL, State
 
@@ -51,6 +51,9 @@ FRESH_MS = 12_000
 
 #: Awaited when there may be workers that nobody knows of: it never reports, so that a lease passes.
 ANYBODY = "?"
+
+#: The state of a circuit breaker that lets one job at a time try.
+PROBING = "half_open"
 
 _BOOT, _NUMBERS = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
 
@@ -260,6 +263,10 @@ class Restorer:
                 self._build(epoch, "hold", setting.resource, *note)
             elif setting.kind in ("limit", "override"):
                 self._build(epoch, setting.kind, setting.resource, setting.value, until)
+        for resource, breaker in self.store.conditions("breaker").items():
+            if breaker.state == PROBING:
+                # Or the next run that fails would bring no hold back before somebody looks.
+                self._build(epoch, "probe", resource, *PROBE_FAILED)
 
 
 def _over(page: Sequence[StoredJob], ended: Mapping[str, Event]) -> dict[str, str]:

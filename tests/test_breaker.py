@@ -210,12 +210,25 @@ def test_it_outlives_a_wiped_redis_open_and_half_open(quick: Desk, alone: Instal
     again.wait_until_open()
     again.ledger.renew(quick.worker, ("work", "training"), 10, register=True)
     assert again.get_panic(DB)[0].state == "half_open"
-    assert not again.ledger.probing(DB)
-    (step,) = again.evaluate_panic()
-    assert (step.before, step.after) == ("half_open", "half_open")
     assert again.ledger.probing(DB)
     assert again.ledger.limits([DB])[DB].value == 1
+    assert again.evaluate_panic() == ()
+    again.ledger.tick()
+    # Before anybody has looked at it again.
+    quick.fail("still refused", integration="db")
+    assert [hold.resource for hold in again.get_holds()] == [DB]
+    (step,) = again.evaluate_panic()
+    assert (step.before, step.after) == ("half_open", "open")
     again.ledger.pool.disconnect()
+
+
+def test_probing_that_redis_does_not_know_of_goes_on(quick: Desk) -> None:
+    break_it(quick, integration="db")
+    half_open(quick)
+    # As after a restore from a store that had not heard of it yet.
+    quick.ledger.end_probing(DB)
+    assert evaluated(quick) == [(DB, "half_open", "half_open")]
+    assert quick.ledger.probing(DB)
 
 
 def test_an_empty_redis_is_not_taken_for_an_operators_resume(

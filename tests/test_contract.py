@@ -299,6 +299,24 @@ def test_the_reaper_tells_its_last_round_and_what_it_reaped(own: Desk) -> None:
         reaper.config = config
 
 
+def test_one_that_ends_while_it_is_reaped_does_not_save_the_others(
+    own: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [own.send(name) for name in "abc"]
+    for job in jobs:
+        own.start(job)
+        key = f"{own.ledger.prefix}job:{job}"
+        own.ledger.redis.hset(key, "progressed", own.ledger.clock() - 31 * 60_000)
+    silent = own.ledger.running()
+    first = silent[0]
+    assert own.ledger.finish(first["id"], int(first["token"]), "completed").answer == "done"
+
+    # What it read a moment before.
+    monkeypatch.setattr(own.ledger, "running", lambda: silent)
+    assert JobReaper().reap_silent(own.queue) == 2
+    assert {own.state(job) for job in jobs} == {"stopping", "completed"}
+
+
 def test_a_long_job_that_does_well_is_never_reaped(own: Desk) -> None:
     job = own.send("m", timeout=86_400)
     own.start(job)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from coordinator.verification import verify
 from tests.ledger_driver import Driver, at
 
@@ -153,6 +155,20 @@ def test_dismiss_cancels_what_failed_and_nothing_else(at: Driver) -> None:
     settle(at)
     assert at.ledger.counts() == {}
     assert at.redis.ttl("t:job:late") > 0
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_a_dismissal_whose_reply_was_lost_is_done(at: Driver, settled: bool) -> None:
+    at.work()
+    ended(at, "late")
+    dismissal = ("dismiss", "late", "failed", 1, 4, "q", "seen", "ann")
+    done = {"answer": "done", "state": "canceled"}
+    assert at.ledger.run(*dismissal, "this call") == done
+    if settled:
+        settle(at)
+    assert at.ledger.run(*dismissal, "this call") == done
+    assert at.ledger.run(*dismissal, "another one")["answer"] == "ended"
+    settle(at)
 
 
 def test_drain_delays_everything_pending_and_nothing_else(at: Driver) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from coordinator.breaker.states import BREAKER, HALF_OPEN, OPEN, VERBS, Move, PanicStep
 from coordinator.errors import LedgerClosed, Refused
 from coordinator.holds import PANIC, Holds
+from coordinator.ledger import PROBE_FAILED
 from coordinator.resources import kind_of
 
 logger = logging.getLogger("coordinator")
@@ -78,8 +79,7 @@ class Changes(Holds):
         # First the limit, and only then the end of the hold: never more than one run at a time.
         most = 1 if limit.value is None else min(1, limit.value)
         self.ledger.limit(scope, most, author, "one probe at a time", now + PROBING_MS)
-        hold_by = f"{PANIC}:{BREAKER}"
-        self.ledger.probe(scope, hold_by, "a probe failed", author, move.cause)
+        self.ledger.probe(scope, *PROBE_FAILED, author, move.cause)
         data.pop("emergency", None)
         data["until_ms"] = None
 

@@ -6,7 +6,7 @@ The scripts are in ``lua/``, one file per operation. What they share is put in f
 from __future__ import annotations
 
 from coordinator.ledger.answers import Admission, Claim, Finish, Holder, Obstacle, Renewal, Waiting
-from coordinator.ledger.capacity import Capacity
+from coordinator.ledger.capacity import PROBE_FAILED, Capacity
 from coordinator.ledger.epochs import Epochs
 from coordinator.ledger.interventions import Interventions
 from coordinator.ledger.jobs import Jobs
@@ -16,6 +16,7 @@ from coordinator.ledger.scripts import connection_url
 from coordinator.ledger.shares import Limit, Shares
 
 __all__ = [
+    "PROBE_FAILED",
     "Admission",
     "Claim",
     "Finish",

@@ -12,6 +12,9 @@ from coordinator.ledger.scripts import Scripts, encoded
 #: Pieces of work that one call of ``tick`` does at most.
 PIECES = 25
 
+#: Author and reason of the hold that a run which fails brings back while a circuit breaker probes.
+PROBE_FAILED = ("panic:breaker", "a probe failed")
+
 
 class Capacity(Scripts):
     """The verbs of workers and resources; each is one script."""

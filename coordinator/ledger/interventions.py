@@ -65,7 +65,8 @@ class Interventions(Scripts):
             queue: its queue.
             reason, by: kept in the log.
         """
-        return dict(self.run("dismiss", job_id, *stored, queue, reason, by))
+        nonce = secrets.token_hex(8)
+        return dict(self.run("dismiss", job_id, *stored, queue, reason, by, nonce))
 
     def drain(self, job_ids: Sequence[str], until_ms: int, reason: str, by: str) -> list[str]:
         """Delay pending jobs, some dozens at once, until a moment (Unix milliseconds, Redis's clock).

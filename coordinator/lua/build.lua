@@ -2,7 +2,7 @@
 --
 -- ARGV[2..] epoch, then configure, pairs name, value | hold, resource, by, reason, until ms, since ms |
 --           limit | override, resource, value, until ms | claim, owner, what it held for a step that waits, and perhaps
---           until when (ms)
+--           until when (ms) | probe, resource, by, reason of the hold that its next run that fails brings back
 local kind = ARGV[3]
 if kind == 'configure' then
   for i = 4, #ARGV, 2 do
@@ -10,6 +10,8 @@ if kind == 'configure' then
       call('HSET', P .. 'defaults', ARGV[i], ARGV[i + 1])
     end
   end
+elseif kind == 'probe' then
+  call('HSET', P .. 'probing', ARGV[4], cjson.encode({by = ARGV[5], reason = ARGV[6]}))
 elseif kind == 'claim' then
   call('HSET', P .. 'claims', ARGV[4], ARGV[5])
   if ARGV[6] then

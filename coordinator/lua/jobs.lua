@@ -80,6 +80,9 @@ end
 -- one that was overtaken by the reaper or a restore makes it at last, when the job may be over.
 local function leave_trace(id, job, seconds)
   local trace = {'state', job.state, 'version', job.version, 'queue', job.queue, 'ended', job.ended or ''}
+  if job.dismissed then
+    trace[#trace + 1], trace[#trace + 2] = 'dismissed', job.dismissed
+  end
   count(job.queue, job.state, -1)
   forget(id)
   call('HSET', P .. 'job:' .. id, unpack(trace))
