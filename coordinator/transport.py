@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import count
 from typing import Any
 
 from celery import states
@@ -176,13 +177,16 @@ def _redact(headers: dict[str, Any], rules: Sequence[str]) -> None:
 class QoS(kombu_redis.QoS):
     """Leaves coordinated messages out of Kombu's acknowledgement emulation.
 
-    ``can_fetch`` is set by the worker: it says whether a slot is free.
+    ``can_fetch`` and ``has`` are set by the worker: they say whether a slot is free, and whether it has a
+    delivery, by job id and token, in hand.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.coordinated: dict[str, tuple[str, int]] = {}
         self.can_fetch: Callable[[], bool] = lambda: True
+        self.has: Callable[[str, int], bool] = lambda _job_id, _token: False
+        self._numbers = count(1)
 
     def can_consume(self) -> bool:
         return bool(super().can_consume()) and self.can_fetch()
@@ -194,7 +198,7 @@ class QoS(kombu_redis.QoS):
         else:
             # All deliveries of a job have the tag of its one message: what is said of the last must not be
             # taken for what is said of this.
-            message.delivery_tag = f"{delivery_tag}/{token}"
+            message.delivery_tag = f"{delivery_tag}/{token}/{next(self._numbers)}"
             self.coordinated[message.delivery_tag] = (message.headers["id"], token)
 
     def ack(self, delivery_tag: str) -> None:
@@ -254,11 +258,25 @@ class Channel(kombu_redis.Channel):
 
         def receive(message: Any) -> Any:
             Channel.fetched += 1
+            if self._is_in_hand(message):
+                message.ack()
+                return None
             if self._is_foreign(queue, message) and self._admit(queue, message):
                 return None
             return callback(message)
 
         return super().basic_consume(queue, no_ack, receive, *args, **kwargs)
+
+    def _is_in_hand(self, message: Any) -> bool:
+        # A Redis that came back older has the message of a run that goes on. The ledger, which knows of that run
+        # from this worker alone, could not tell a second one from it.
+        job_id, token = (message.headers.get(name) for name in ("id", TOKEN_HEADER))
+        known = token is not None and self.qos.has(job_id, token)
+        if known:
+            logger.warning(
+                "[COORDINATOR] job %s was delivered again and is in hand already", job_id
+            )
+        return known
 
     def _is_foreign(self, queue: str, message: Any) -> bool:
         headers = message.headers or {}

@@ -129,6 +129,7 @@ class FetchStep(bootsteps.StartStopStep):
             return len(state.reserved_requests) < slots + ahead
 
         qos.can_fetch = can_fetch
+        qos.has = controller.coordinator_lease.view.has
 
     def _rate(self) -> float:
         now = time.monotonic()

@@ -14,8 +14,8 @@ from celery.worker import state
 from kombu.asynchronous import get_event_loop
 
 from coordinator.family import member
+from coordinator.identity import worker_identity
 from coordinator.request import DROPPED, IN_HAND
-from coordinator.restorer import worker_identity
 from coordinator.transport import Channel
 
 
@@ -89,6 +89,10 @@ class WorkerView:
             for item in copied(IN_HAND)
             if item.in_hand and (item.worker_pid is not None or item not in DROPPED)
         ]
+
+    def has(self, job_id: str, token: int) -> bool:
+        """Whether a delivery of a job is in hand already."""
+        return any(item.id == job_id and item.token == token for item in self.hand())
 
     def runs(self, item: Any) -> bool:
         return bool(item.in_hand)

@@ -138,6 +138,39 @@ def test_the_same_delivery_twice_runs_once(shared: Installation) -> None:
     assert shared.redis.llen("work") == 0
 
 
+def test_an_old_message_of_a_run_that_goes_on_is_not_run_again(alone: Installation) -> None:
+    gate = alone.gate()
+    ledger = alone.work_queue.ledger
+    with alone.worker(concurrency=3) as worker:
+        result = alone.play(["block", gate], ["give", 1])
+        alone.starts(result)
+        job = ledger.job(result.id)
+        assert job is not None
+        duplicate = f'{ledger.message(result.id)},"coordinator_token":{job["token"]}}}}}'
+        store = alone.work_queue.store
+
+        def is_recorded() -> bool:
+            return "started" in {event["event_type"] for event in store.history(result.id)}
+
+        eventually(is_recorded, 30)
+        alone.redis.flushdb()
+
+        def is_restored() -> bool:
+            # By the renewal of its worker, which does not know under which nonce it was claimed.
+            again = ledger.job(result.id) or {}
+            return (again.get("state"), again.get("nonce")) == ("running", "")
+
+        eventually(is_restored, 60)
+        # As of a Redis that comes back from an older dataset.
+        alone.redis.lpush("work", duplicate)
+        eventually(lambda: worker.said("was delivered again"), 30)
+        assert alone.get(alone.play(["give", 2])) == 2
+        alone.open(gate)
+        assert alone.get(result) == 1
+        alone.becomes(result, "completed")
+    assert alone.runs(result) == 1
+
+
 def test_what_is_said_of_one_delivery_does_not_touch_the_next(alone: Installation) -> None:
     alone.work_queue.ensure_open()
     ledger = alone.work_queue.ledger
