@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from coordinator.errors import Refused, UnknownJob
+from coordinator.identity import is_gone
 from coordinator.ledger import Ledger
 from coordinator.reconciliation import KINDS, Reconciler
-from coordinator.restorer import is_gone
 from coordinator.work_queue import WorkQueue
 
 logger = logging.getLogger("coordinator")

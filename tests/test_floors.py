@@ -32,6 +32,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "records": (
         "family",
+        "identity",
         "telling",
         "ledger",
         "schema",

@@ -1,0 +1,75 @@
+"""Identity of workers: which process of which machine one is, and whether that process lives."""
+
+from __future__ import annotations
+
+import socket
+import zlib
+from functools import cache
+from pathlib import Path
+
+import psutil
+
+from coordinator.family import WORKER_MARK, end, marked
+
+_BOOT, _NUMBERS = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+
+
+def worker_identity(node: str, pid: int | None = None) -> str:
+    """Return the id of a worker: ``node/machine/pid/start``.
+
+    It says which process of which machine it is, so that whoever finds it, in the ledger or in the store,
+    can tell whether that process is gone.
+
+    Args:
+        node: Celery's node name.
+        pid: the main process; by default this one.
+    """
+    process = psutil.Process(pid)
+    return f"{node}/{machine()}/{process.pid}/{int(process.create_time())}"
+
+
+@cache
+def machine() -> str:
+    """Return what tells this machine, its present life and this space of process numbers from all others.
+
+    The name alone does not: containers on a host's network share its name and have process numbers of their
+    own, and somebody who looks for another container's worker among his processes must not find it dead.
+    """
+    try:
+        parts = _BOOT.read_text().strip(), str(_NUMBERS.readlink())
+    except OSError:
+        # Not Linux: there are no containers of the same kernel here.
+        parts = "", ""
+    return f"{socket.gethostname()}~{zlib.crc32(' '.join(parts).encode()):08x}"
+
+
+def is_gone(worker: str) -> bool:
+    """Whether a worker was a process of this machine that is no more, and all its jobs with it.
+
+    While its guard lives, jobs may live. Should the guard have been killed too, what is left is ended here.
+    """
+    try:
+        _, host, pid, start = worker.rsplit("/", 3)
+        if host != machine() or _lives(int(pid), int(start)):
+            return False
+    except (psutil.AccessDenied, ValueError):
+        return False
+    mark = f"{WORKER_MARK}={worker}"
+    return not any(map(_is_guard, marked(mark))) and end((), mark)
+
+
+def _lives(pid: int, start: int) -> bool:
+    try:
+        process = psutil.Process(pid)
+        # A process of the same number that began later is another one.
+        same = abs(process.create_time() - start) <= 2
+        return bool(same and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _is_guard(pid: int) -> bool:
+    try:
+        return "coordinator.guard" in psutil.Process(pid).cmdline()
+    except psutil.NoSuchProcess:
+        return False
