@@ -147,7 +147,18 @@ class Coordination:
 
 
 class CoordinatedConnection(Connection):
-    """Shows itself as what it is, a Redis: Flower and the worker's banner go by the URL."""
+    """Keeps its transport, and shows itself as what it is, a Redis: Flower and the worker's banner go by the URL."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._own = kwargs.get("transport")
+        super().__init__(*args, **kwargs)
+
+    def _init_params(self, *args: Any, **params: Any) -> None:
+        # Of a URL with a + in it (redis+socket), and of every URL that it switches to, Kombu takes the transport
+        # from the URL: its own, past which no job is coordinated.
+        super()._init_params(*args, **params)
+        if self._own is not None:
+            self.transport_cls = self._own
 
     def info(self) -> dict[str, Any]:
         return {**super().info(), "transport": self.transport.scheme}
@@ -234,11 +245,12 @@ def _configure(app: Celery, settings: Settings) -> None:
     conf = app.conf
     url = conf.broker_write_url or os.environ.get("CELERY_BROKER_URL")
     scheme = str(url or "redis://").split("://", 1)[0]
-    if scheme not in ("redis", "rediss", "redis+socket", "sentinel", "unix"):
+    if scheme not in ("redis", "rediss", "redis+socket", "sentinel"):
         raise InvalidSetting(
             "broker_url",
             url,
-            "a Redis URL: the ledger hands jobs over inside Redis, so the broker must be it",
+            "a Redis URL: the ledger hands jobs over inside Redis, so the broker must be it "
+            "(one on a Unix socket is redis+socket:///path)",
         )
     if not url:
         url = redis_url(settings)
@@ -252,7 +264,11 @@ def _configure(app: Celery, settings: Settings) -> None:
     _check_serializers(conf)
     # Kombu makes channels from the transport alone, so each app has one of its own that knows it.
     base = SentinelTransport if scheme == "sentinel" else Transport
-    known = {"coordination": app.coordination, "scheme": scheme, "__module__": __name__}
+    known = {
+        "coordination": app.coordination,
+        "scheme": scheme.partition("+")[0],
+        "__module__": __name__,
+    }
     transport = type("Transport", (base,), known)
     alias = "coordinator" if (number := next(_numbers)) == 1 else f"coordinator{number}"
     aliases: dict[str, Any] = TRANSPORT_ALIASES

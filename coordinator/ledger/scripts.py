@@ -91,7 +91,7 @@ def connection_url(url: str) -> str:
         return url
     parts = urlsplit(url)
     database = parse_qs(parts.query).get("virtual_host", ["0"])[0]
-    login = f":{parts.password}@" if parts.password else ""
+    login = f"{parts.username or ''}:{parts.password}@" if parts.password else ""
     return f"unix://{login}{parts.path}?db={database}"
 
 
