@@ -18,7 +18,8 @@ from coordinator.execution_view import Execution, execution_of
 from coordinator.interventions import Interventions
 from coordinator.jobs import Job
 from coordinator.ledger import Admission
-from coordinator.listings import Listings, checked_limit, parse_cursor
+from coordinator.listings import Listings
+from coordinator.paging import Page, checked_limit, parse_cursor
 from coordinator.states import FINAL, State
 from coordinator.workflows.definitions import MOST_STEPS, Workflow, check_id
 from coordinator.workflows.plans import Plan, job_id_of
@@ -180,14 +181,14 @@ class Executions(Interventions, Listings):
         status: str | None = None,
         limit: int = 50,
         cursor: str | None = None,
-    ) -> list[Execution]:
-        """Return executions, the newest first.
+    ) -> Page[Execution]:
+        """Return a page of executions, the newest first.
 
         Args:
             workflow: only of this one.
             status: PENDING, PROCESSING, COMPLETED, FAILED, UNPROCESSABLE or CANCELED, in any case.
             limit: at most so many, from 1 to 10,000.
-            cursor: that of the last execution of the previous page.
+            cursor: that of the previous page.
 
         Raises:
             InvalidValue: an unknown status, a wrong limit or cursor.
@@ -203,7 +204,7 @@ class Executions(Interventions, Listings):
             cursor=parse_cursor(cursor),
         )
         found = [execution_of(row) for row in rows]
-        return [one for one in found if word is None or one.status == word]
+        return Page((one for one in found if word is None or one.status == word), found, limit)
 
     def cancel_execution(self, execution_id: str, reason: str = "", by: str | None = None) -> str:
         """End an execution: its present step is canceled, and no other one starts.

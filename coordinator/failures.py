@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from coordinator.errors import InvalidValue
-from coordinator.listings import Listings, checked_limit
+from coordinator.listings import Listings
+from coordinator.paging import checked_limit
 from coordinator.resources import models_of
 
 STUCK_SECONDS = 600.0

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from coordinator.catching_up import CatchingUp
 from coordinator.errors import InvalidValue, LedgerUnavailable
-from coordinator.states import ALIASES, FINAL, State, Verb, status
+from coordinator.paging import Page, checked_limit, parse_cursor
+from coordinator.states import ALIASES, FINAL, NOTED, State, Verb, status
 
 logger = logging.getLogger("coordinator")
-
-#: Rows that one listing may ask for.
-MOST = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,15 +111,15 @@ class Listings(CatchingUp):
         limit: int = 50,
         cursor: str | None = None,
         oldest_first: bool = False,
-    ) -> list[JobRecord]:
-        """Return jobs, the newest first; with Redis away as the store last knew them.
+    ) -> Page[JobRecord]:
+        """Return a page of jobs, the newest first; with Redis away as the store last knew them.
 
         Args:
             status: PENDING, PROCESSING, COMPLETED, FAILED, UNPROCESSABLE or CANCELED, in any case.
             queue, model, org: only jobs of these.
             text: only jobs whose id, task, arguments or error contain it.
             limit: at most so many, from 1 to 10,000.
-            cursor: that of the last job of the previous page.
+            cursor: that of the previous page.
             oldest_first: the other way round.
 
         Raises:
@@ -144,7 +142,8 @@ class Listings(CatchingUp):
         standing = self._standing(open_ids)
         found = [record_of(row, standing.get(row["job_id"])) for row in rows]
         # The store may be a moment behind: what has moved on meanwhile is not of this status any more.
-        return [job for job in found if status is None or job.status == status.upper()]
+        shown = [job for job in found if status is None or job.status == status.upper()]
+        return Page(shown, found, limit)
 
     def _standing(self, job_ids: list[str]) -> dict[str, dict[str, str]]:
         try:
@@ -165,21 +164,21 @@ class Listings(CatchingUp):
         until_ms: int = 0,
         limit: int = 100,
         cursor: str | None = None,
-    ) -> list[AuditEntry]:
-        """Return the log, the newest first.
+    ) -> Page[AuditEntry]:
+        """Return a page of the log, the newest first.
 
         Args:
             event: a verb such as ``paused``, or one of WORK_QUEUED, WORK_CLAIMED, WORK_COMPLETED, WORK_TIMEOUT.
             job_id, resource, who: only entries of these.
             since_ms, until_ms: from and up to these moments (Unix milliseconds); 0 is open.
             limit: at most so many, from 1 to 10,000.
-            cursor: that of the last entry of the previous page.
+            cursor: that of the previous page.
 
         Raises:
-            InvalidValue: a wrong limit or cursor.
+            InvalidValue: an unknown event, a wrong limit or cursor.
         """
         rows = self.store.audit(
-            event=event,
+            event=None if event is None else checked_event(event),
             job_id=job_id,
             resource=resource,
             who=who,
@@ -188,7 +187,8 @@ class Listings(CatchingUp):
             limit=checked_limit(limit),
             cursor=parse_cursor(cursor),
         )
-        return [_entry(row) for row in rows]
+        entries = [_entry(row) for row in rows]
+        return Page(entries, entries, limit)
 
     def get_history(self, job_id: str) -> list[AuditEntry]:
         """Return all that happened to a job, the oldest first; empty when nothing is recorded (any more)."""
@@ -253,33 +253,17 @@ def seconds(milliseconds: int | None) -> float | None:
     return None if milliseconds is None else milliseconds / 1000
 
 
-def checked_limit(limit: int) -> int:
-    if not 1 <= limit <= MOST:
-        raise InvalidValue("limit", limit, f"a whole number from 1 to {MOST}")
-    return limit
-
-
-def checked_event(event: str, more: Sequence[str] = ()) -> str:
-    """Return the verb that an event is asked for by.
+def checked_event(event: str) -> str:
+    """Return the name that an event is asked for by.
 
     Raises:
-        InvalidValue: neither a verb nor an alias.
+        InvalidValue: neither a verb, nor noted in the log, nor an older name.
     """
-    known = [*(verb.value for verb in Verb), *ALIASES, *more]
+    known = sorted({verb.value for verb in Verb} | NOTED | set(ALIASES))
     if event not in known:
-        raise InvalidValue("event", event, "one of " + ", ".join(known), known)
+        # Or a typing error looks like a log in which nothing of the kind has happened.
+        raise InvalidValue("event", event, "a verb of the log, such as paused or failed", known)
     return event
-
-
-def parse_cursor(cursor: str | None) -> tuple[int, str] | None:
-    if cursor is None:
-        return None
-    number, _, rest = cursor.partition(".")
-    try:
-        return int(number), rest
-    except ValueError:
-        allowed = "the cursor of the last entry of a page"
-        raise InvalidValue("cursor", cursor, allowed) from None
 
 
 def _entry(row: Mapping[str, Any]) -> AuditEntry:

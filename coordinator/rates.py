@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coordinator.errors import InvalidValue
-from coordinator.listings import Listings, checked_limit
+from coordinator.listings import Listings
+from coordinator.paging import checked_limit
 
 #: Rows of one answer.
 MOST_BUCKETS = 1000

@@ -96,6 +96,19 @@ FINAL: frozenset[State] = frozenset(
 #: States in which a job holds units of its resources.
 HOLDING: frozenset[State] = frozenset({State.DISPATCHED, State.RUNNING, State.STOPPING})
 
+#: What the log tells besides what happens to jobs: of resources and workers, of operators and the coordinator itself.
+NOTED: frozenset[str] = frozenset(
+    {
+        *("paused", "resumed", "limit_set", "limit_reset", "override_set", "override_reset"),
+        *("panic_opened", "panic_probing", "panic_closed"),
+        *("worker_joined", "worker_left", "worker_expired", "worker_drained", "worker_resumed"),
+        *("workers_forgotten", "scaled", "populated", "executed", "requested", "disowned"),
+        *("cleared", "purged", "pruned", "repaired", "mended"),
+        *("logged_in", "login_failed", "logged_out", "password_changed"),
+        *("token_created", "token_revoked", "user_added", "user_removed"),
+    }
+)
+
 #: The older names under which scripts filter the log.
 ALIASES: dict[str, Verb] = {
     "WORK_QUEUED": Verb.SUBMITTED,

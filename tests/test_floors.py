@@ -27,6 +27,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "durations",
         "moments",
         "progress",
+        "paging",
         "author",
         "secret",
     ),

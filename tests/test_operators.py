@@ -11,7 +11,9 @@ import pytest
 from coordinator.bulk import Bulk
 from coordinator.errors import InvalidValue, Refused, UnknownJob
 from coordinator.message import opened
+from coordinator.recorder import NAME as RECORDER
 from coordinator.selection import Selection
+from coordinator.states import ALIASES, NOTED, Verb
 
 if TYPE_CHECKING:
     from tests.desk import Desk
@@ -75,6 +77,34 @@ def test_jobs_are_listed_page_by_page_and_by_filter(desk: Desk) -> None:
         desk.queue.get_jobs(cursor="x")
     with pytest.raises(InvalidValue, match="did you mean 'PENDING'"):
         desk.queue.get_jobs(status="PENDIG")
+
+
+def test_a_page_that_is_short_by_what_moved_on_is_not_the_last_one(desk: Desk) -> None:
+    ids = [desk.send(f"m{n}") for n in range(5)]
+    desk.record()
+    # Nobody records meanwhile: the store still has these as waiting.
+    assert desk.ledger.elect(RECORDER, "another", 60_000)
+    for job_id in ids[2:]:
+        desk.start(job_id)
+    page = desk.queue.get_jobs(status="PENDING", limit=2)
+    assert (page, page.cursor is None) == ([], False)
+    page = desk.queue.get_jobs(status="PENDING", limit=2, cursor=page.cursor)
+    assert [job.job_id for job in page] == [ids[1]]
+    page = desk.queue.get_jobs(status="PENDING", limit=2, cursor=page.cursor)
+    assert [job.job_id for job in page] == [ids[0]]
+    assert page.cursor is None
+
+
+def test_an_event_that_is_never_logged_is_refused(desk: Desk) -> None:
+    for wrong, meant in (
+        ("pasued", "paused"),
+        ("WORK_CLAIMD", "WORK_CLAIMED"),
+        ("purge", "purged"),
+    ):
+        with pytest.raises(InvalidValue, match=f"did you mean '{meant}'"):
+            desk.queue.get_audit(event=wrong)
+    for event in (*NOTED, *ALIASES, *Verb):
+        desk.queue.get_audit(event=event)
 
 
 def test_cancel_also_what_failed_and_is_unprocessable(desk: Desk) -> None:

@@ -6,7 +6,9 @@ import re
 
 import pytest
 
-from coordinator.states import ALIASES, FINAL, HOLDING, TRANSITIONS, State, Verb, status
+from coordinator.breaker.states import VERBS
+from coordinator.states import ALIASES, FINAL, HOLDING, NOTED, TRANSITIONS, State, Verb, status
+from coordinator.store.transitions import SETTING_VERBS
 from tests.helpers import ROOT
 
 INTERNALS = (ROOT / "docs" / "internals.md").read_text()
@@ -111,3 +113,19 @@ def test_words_of_the_outside(state: State, retries: int, expected: tuple[str, s
 def test_the_older_names_stand_for_verbs() -> None:
     assert set(ALIASES) == {"WORK_QUEUED", "WORK_CLAIMED", "WORK_COMPLETED", "WORK_TIMEOUT"}
     assert set(ALIASES.values()) <= set(Verb)
+
+
+def test_all_that_is_noted_in_the_log_is_known_there() -> None:
+    known = {verb.value for verb in Verb} | NOTED
+    found: set[str] = set()
+    for path in (ROOT / "coordinator").rglob("*.py"):
+        found |= set(re.findall(r"\bstore\.note\(\s*\"(\w+)\"", path.read_text()))
+    bulk = (ROOT / "coordinator" / "bulk.py").read_text()
+    found |= set(re.findall(r"_Work\.of\(\s*\"(\w+)\"", bulk))
+    for path in (ROOT / "coordinator" / "lua").glob("*.lua"):
+        found |= set(re.findall(r"\bemit\('(\w+)'", path.read_text()))
+    # A prefix that the script completes.
+    found.discard("worker_")
+    assert {"executed", "cleared", "paused", "mended", "logged_in"} <= found
+    assert found <= known
+    assert set(SETTING_VERBS) | set(VERBS.values()) <= NOTED

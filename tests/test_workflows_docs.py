@@ -80,7 +80,7 @@ def test_what_the_page_shows_works(shop: dict[str, str]) -> None:
     listing = (sys.executable, "-m", "coordinator", "workflows", "executions", "--json")
 
     def completed() -> list[dict[str, object]]:
-        found: list[dict[str, object]] = json.loads(run(shop, *listing))
+        found: list[dict[str, object]] = json.loads(run(shop, *listing))["executions"]
         assert [one["status"] for one in found] == ["COMPLETED"] * 2, found
         return found
 

@@ -122,6 +122,12 @@ def test_wrong_requests_are_refused(site: Site) -> None:
     assert site.ask("GET", "/workflows", "").status_code == 401
 
 
+def said_of(shown: Result) -> tuple[list[str], str | None]:
+    """Return the ids of a page of executions, and where the next one begins."""
+    page = json.loads(shown.stdout)
+    return [one["execution_id"] for one in page["executions"]], page["cursor"]
+
+
 def test_workflows_on_the_command_line(desk: Desk, call: Callable[..., Result]) -> None:
     assert "selfplay > learn" in call().stdout
     assert [one["name"] for one in json.loads(call("list", "--json").stdout)] == [
@@ -140,6 +146,14 @@ def test_workflows_on_the_command_line(desk: Desk, call: Callable[..., Result]) 
     assert desk.ledger.holders("model:shared-m") == {own}
     assert "selfplay (1 of 2)" in call("executions").stdout
     assert f"{own}.learn" in call("executions", own).stdout
+    assert said_of(call("executions", "--json")) == ([own], None)
+    other = json.loads(call("execute", "single", "--json").stdout)["execution_id"]
+    ((last,), cursor) = said_of(call("executions", "-n", "1", "--json"))
+    assert last == other
+    assert cursor is not None
+    assert said_of(call("executions", "-n", "2", "--cursor", cursor, "--json")) == ([own], None)
+    assert f"more: --cursor {cursor}" in call("executions", "-n", "1").stderr
+    call("cancel", other)
     with pytest.raises(UnknownJob, match=f"coordinator workflows executions {own}"):
         desk.queue.why(own)
     with pytest.raises(UnknownJob, match="is an execution of a workflow"):

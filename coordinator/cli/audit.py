@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from coordinator.cli.installation import Installation
-from coordinator.cli.options import MOMENT, limit_option, page, short, worker_name
+from coordinator.cli.options import MOMENT, cursor_option, limit_option, page, short, worker_name
 from coordinator.cli.output import json_option, rows
 from coordinator.moments import shown_moment
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option("--since", type=MOMENT, default=0, help="A time (2026-01-31T12:00, UTC) or an age.")
 @click.option("--until", type=MOMENT, default=0, help="The same; from then on is left out.")
 @limit_option(50)
-@click.option("--cursor", metavar="CURSOR", help="Go on after this entry, as the last page says.")
+@cursor_option
 @json_option
 @click.pass_obj
 def command(
@@ -51,7 +51,7 @@ def command(
         limit=limit,
         cursor=cursor,
     )
-    page("entries", found, limit, as_json, lambda: _table(found))
+    page("entries", found, as_json, lambda: _table(found))
 
 
 def _table(found: list[AuditEntry]) -> Any:

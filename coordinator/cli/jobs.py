@@ -10,6 +10,7 @@ import click
 from coordinator.cli.installation import Installation
 from coordinator.cli.options import (
     age,
+    cursor_option,
     limit_option,
     listed,
     page,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 @click.option("--text", metavar="TEXT", help="Only jobs with this in id, task, arguments or error.")
 @click.option("--oldest", is_flag=True, help="The oldest first.")
 @limit_option(50)
-@click.option("--cursor", metavar="CURSOR", help="Go on after this job, as the last page says.")
+@cursor_option
 @json_option
 @click.pass_obj
 def jobs(
@@ -62,7 +63,7 @@ def jobs(
         cursor=cursor,
         oldest_first=oldest,
     )
-    page("jobs", found, limit, as_json, lambda: _table(found))
+    page("jobs", found, as_json, lambda: _table(found))
 
 
 def _table(found: list[JobRecord]) -> Any:

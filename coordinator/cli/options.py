@@ -19,6 +19,7 @@ from coordinator.moments import parse_moment
 
 if TYPE_CHECKING:
     from coordinator.bulk import Bulk
+    from coordinator.paging import Page
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -71,6 +72,9 @@ def options(*decorators: Callable[[Decorated], Decorated]) -> Callable[[Decorate
 queue_option = click.option("-Q", "--queue", metavar="QUEUE", help="Only of this queue.")
 reason_option = click.option("--reason", default="", metavar="TEXT", help="Kept in the log.")
 by_option = click.option("--by", metavar="NAME", help="Who does it; by default user@host.")
+cursor_option = click.option(
+    "--cursor", metavar="CURSOR", help="Go on where the last page ended, as it says."
+)
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
@@ -229,21 +233,17 @@ def progress_bar(verb: str, total: int) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, of: progress.update(task, completed=done, total=of)
 
 
-def page(
-    name: str, found: Sequence[Any], limit: int, as_json: bool, table: Callable[[], Any]
-) -> None:
+def page(name: str, found: Page[Any], as_json: bool, table: Callable[[], Any]) -> None:
     """Answer with one page of a listing, and tell how the next one is asked for.
 
     Args:
         name: of the list in the JSON answer.
-        found: entries with a ``cursor``.
-        limit: entries that were asked for: fewer are the last page.
+        found: the page.
         as_json, table: as for ``answer``.
     """
-    cursor = found[-1].cursor if len(found) == limit else None
-    answer({name: found, "cursor": cursor}, as_json, table)
-    if cursor and not as_json:
-        click.echo(f"more: --cursor {cursor}", err=True)
+    answer({name: found, "cursor": found.cursor}, as_json, table)
+    if found.cursor and not as_json:
+        click.echo(f"more: --cursor {found.cursor}", err=True)
 
 
 def age(at: float | None) -> str:

@@ -12,8 +12,10 @@ from coordinator.cli.options import (
     How,
     age,
     audited,
+    cursor_option,
     limit_option,
     listed,
+    page,
     short,
     worker_name,
 )
@@ -138,6 +140,7 @@ def _plan(plan: Plan) -> Any:
 @click.option("--workflow", metavar="NAME", help="Only of this workflow.")
 @click.option("--status", metavar="STATUS", help="Only PENDING, PROCESSING, COMPLETED ...")
 @limit_option(20)
+@cursor_option
 @json_option
 @click.pass_obj
 def executions(
@@ -146,6 +149,7 @@ def executions(
     workflow: str | None,
     status: str | None,
     limit: int,
+    cursor: str | None,
     as_json: bool,
 ) -> None:
     """List executions, the newest first; or show one with its steps."""
@@ -154,8 +158,8 @@ def executions(
         one = work_queue.get_execution(execution_id)
         answer(one, as_json, lambda: _details(one))
         return
-    found = work_queue.get_executions(workflow=workflow, status=status, limit=limit)
-    answer(found, as_json, lambda: _executions(found))
+    found = work_queue.get_executions(workflow=workflow, status=status, limit=limit, cursor=cursor)
+    page("executions", found, as_json, lambda: _executions(found))
 
 
 def _executions(found: list[Execution]) -> Any:

@@ -129,9 +129,7 @@ def jobs(
         cursor=cursor,
         oldest_first=order == "oldest",
     )
-    # By status a page may be short although it is not the last one: what has moved on is left out.
-    more = bool(found) and (len(found) == limit or status is not None)
-    return Jobs(jobs=found, next_cursor=found[-1].cursor if more else None)
+    return Jobs(jobs=found, next_cursor=found.cursor)
 
 
 @router.get("/jobs/{job_id}", response_model=JobRecord, responses=responses(404))

@@ -157,9 +157,7 @@ def audit(
         limit=limit,
         cursor=cursor,
     )
-    return Audit(
-        entries=found, next_cursor=found[-1].cursor if found and len(found) == limit else None
-    )
+    return Audit(entries=found, next_cursor=found.cursor)
 
 
 def _active(one: ActiveJob) -> Active:

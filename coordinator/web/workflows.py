@@ -108,9 +108,7 @@ def executions(
     found = visit.records.get_executions(
         workflow=workflow, status=status, limit=limit, cursor=cursor
     )
-    # By status a page may be short although it is not the last one.
-    more = bool(found) and (len(found) == limit or status is not None)
-    return Executions(executions=found, next_cursor=found[-1].cursor if more else None)
+    return Executions(executions=found, next_cursor=found.cursor)
 
 
 @router.get(

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from coordinator.moments import parse_moment
-from coordinator.states import ALIASES, Verb
+from coordinator.states import ALIASES, NOTED, Verb
 from coordinator.web.pages.forms import Paged
 from coordinator.web.pages.frame import show
 from coordinator.web.visits import Viewing, blocking
@@ -14,28 +14,6 @@ from coordinator.web.visits import Viewing, blocking
 router = APIRouter(route_class=Paged)
 
 ROWS = 100
-
-#: What operators and the coordinator itself do besides what happens to jobs.
-NOTES = (
-    "paused",
-    "resumed",
-    "limited",
-    "panic_opened",
-    "panic_probing",
-    "panic_closed",
-    "requested",
-    "cleared",
-    "purged",
-    "mended",
-    "logged_in",
-    "login_failed",
-    "logged_out",
-    "token_created",
-    "token_revoked",
-    "user_added",
-    "user_removed",
-    "password_changed",
-)
 
 FILTERS = ("event", "job_id", "resource", "who", "since", "until")
 
@@ -63,8 +41,8 @@ def audit(request: Request, visit: Viewing) -> Response:
         "audit.html",
         entries=found,
         given=given,
-        events=sorted({*(verb.value for verb in Verb), *NOTES, given["event"]} - {""}),
+        events=sorted({*(verb.value for verb in Verb), *NOTED}),
         aliases=tuple(ALIASES),
         first=cursor is None,
-        cursor=found[-1].cursor if len(found) == ROWS else None,
+        cursor=found.cursor,
     )

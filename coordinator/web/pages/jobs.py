@@ -54,8 +54,6 @@ def listing(request: Request, visit: Viewing) -> Response:
         limit=ROWS,
         cursor=cursor,
     )
-    # By status a page may be short although it is not the last one: what has moved on is left out.
-    more = bool(found) and (len(found) == ROWS or given["status"] is not None)
     return show(
         visit,
         request,
@@ -65,7 +63,7 @@ def listing(request: Request, visit: Viewing) -> Response:
         statuses=STATUSES,
         queues=_queues(visit, given["queue"]),
         first=cursor is None,
-        cursor=found[-1].cursor if more else None,
+        cursor=found.cursor,
     )
 
 

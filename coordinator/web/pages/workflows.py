@@ -36,7 +36,7 @@ def workflows(request: Request, visit: Viewing) -> Response:
         executions=found,
         chosen=name,
         first=not cursor,
-        cursor=found[-1].cursor if len(found) == ROWS else None,
+        cursor=found.cursor,
     )
 
 
