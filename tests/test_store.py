@@ -562,6 +562,21 @@ class StoreContract:
         assert store.counts() == {"waiting": 22, "running": 1, "delayed": 1}
         assert store.counts("training") == {"waiting": 11, "delayed": 1}
 
+    def test_a_stopping_run_says_how_it_was_last_told_to_end(self, store: Store) -> None:
+        stream, told = Stream(), {"by": "ann", "state": "stopping"}
+        store.insert([job("a"), job("b"), job("c")])
+        for name in "abc":
+            store.record(stream.run(name)[:3])
+        store.record(
+            [
+                stream.event("stopping", "a", stop="release", reason="its worker stops", **told),
+                stream.event("stopping", "a", stop="fail", reason="it hangs", **told),
+                stream.event("stopping", "b", reason="as an older version says it", **told),
+            ]
+        )
+        stops = {item.job.job_id: item.stop for item in store.unfinished()}
+        assert stops == {"a": ("fail", "it hangs", "ann"), "b": None, "c": None}
+
     def test_unfinished_jobs_come_in_their_order_page_by_page(self, store: Store) -> None:
         store.insert([job(f"j{number}", submitted_ms=NOW - number % 4) for number in range(25)])
         stream = Stream()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from coordinator.jobs import Job
+from coordinator.jobs import Event, Job
 from coordinator.resources import needs_of
 from coordinator.store import Store
 
@@ -139,6 +139,24 @@ def test_one_that_was_refused_is_taken_back(store: Store) -> None:
     store.withdraw_execution(OWNER, f"{OWNER}.one")
     assert store.execution(OWNER) is None
     assert store.job(f"{OWNER}.one") is None
+
+
+def test_a_restore_knows_until_when_owners_keep_what_they_hold(store: Store) -> None:
+    insert(store)
+    insert(store, "workflow-2")
+    store.insert([job("two"), job("two", "workflow-2")])
+    store.open_epoch()
+    data = {"state": "waiting", "sequence": 1}
+    submissions = [(OWNER, {**data, "keep_until": 9_000}), ("workflow-2", data)]
+    store.record(
+        [
+            Event(1, f"{number}-0", "submitted", f"{owner}.two", 1, number, said)
+            for number, (owner, said) in enumerate(submissions, 1)
+        ]
+    )
+    assert store.hold_ends() == {OWNER: 9_000}
+    move(store, f"{OWNER}.two", "completed")
+    assert store.hold_ends() == {}
 
 
 def test_a_restore_claims_what_owners_held(store: Store) -> None:
