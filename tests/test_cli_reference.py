@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import click
+from click.testing import CliRunner
 
+from coordinator.cli import HEADINGS, main
 from tests.cli_reference import PAGE, every, reference
 
 
@@ -17,3 +19,16 @@ def test_every_command_and_every_option_has_a_help_text() -> None:
         assert context.command.help, words
         for option in context.command.params:
             assert not isinstance(option, click.Option) or option.help, f"{words} {option.name}"
+
+
+def test_the_help_lists_every_command_whole_and_under_one_heading() -> None:
+    listed = [command.name for group in HEADINGS.values() for command in group]
+    assert sorted(map(str, listed)) == sorted(main.commands)
+    for command in main.commands.values():
+        assert command.short_help, command.name
+        assert len(command.short_help) <= 55, command.name
+    shown = CliRunner(env={"COLUMNS": "80"}).invoke(main, ["--help"]).stdout
+    for heading in HEADINGS:
+        assert f"\n{heading}:\n" in shown
+    for name, command in main.commands.items():
+        assert " ".join(f"{name} {command.short_help}".split()) in " ".join(shown.split())

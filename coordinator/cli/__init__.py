@@ -6,6 +6,9 @@ with each of its own commands, every worker's included.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from itertools import chain
+
 import click
 
 from coordinator.cli import (
@@ -38,11 +41,52 @@ from coordinator.cli import (
 from coordinator.cli.installation import Installation
 from coordinator.cli.output import ErrorsShown
 
+#: What there is, in the order of the help.
+HEADINGS: Mapping[str, Sequence[click.Command]] = {
+    "Installation": (up.command, check.command, restart.command, db.command, web.command),
+    "Work": (
+        submit.command,
+        trigger.command,
+        *jobs.commands,
+        *changes.commands,
+        workflows.command,
+        *populate.commands,
+    ),
+    "Queues": (*pauses.commands, *draining.commands),
+    "Recovery": (*failures.commands, *stuck.commands),
+    "Fairness": orgs.commands,
+    "Panic": panic.commands,
+    "Workers": workers.commands,
+    "Looking": (
+        *status.commands,
+        *health.commands,
+        locks.command,
+        *rates.commands,
+        audit.command,
+        metrics.command,
+    ),
+}
+
+
+class Headed(ErrorsShown):
+    """A group whose commands are listed under headings."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, self.list_commands(ctx)))
+        for heading, commands in HEADINGS.items():
+            with formatter.section(heading):
+                formatter.write_dl(
+                    [
+                        (f"{command.name:{width}}", command.get_short_help_str(100))
+                        for command in commands
+                    ]
+                )
+
 
 # Celery registers what its entry point loads under the command's own name.
 @click.group(
     "coordinator",
-    cls=ErrorsShown,
+    cls=Headed,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.option(
@@ -58,31 +102,6 @@ def main(ctx: click.Context, app: str | None) -> None:
     ctx.obj = Installation.of(ctx, app)
 
 
-for command in (
-    up.command,
-    check.command,
-    *status.commands,
-    submit.command,
-    trigger.command,
-    *jobs.commands,
-    *changes.commands,
-    *failures.commands,
-    *stuck.commands,
-    *pauses.commands,
-    *draining.commands,
-    *orgs.commands,
-    *panic.commands,
-    *health.commands,
-    *workers.commands,
-    *populate.commands,
-    restart.command,
-    locks.command,
-    *rates.commands,
-    metrics.command,
-    audit.command,
-    workflows.command,
-    db.command,
-    web.command,
-):
+for command in chain.from_iterable(HEADINGS.values()):
     main.add_command(command)
 locks.command.add_command(verify.command)

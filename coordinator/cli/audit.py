@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from coordinator.listings import AuditEntry
 
 
-@click.command("audit")
+@click.command("audit", short_help="Show who did what, and what happened")
 @click.option(
     "--event", metavar="VERB", help="paused, failed, ... or WORK_QUEUED, WORK_CLAIMED ..."
 )

@@ -41,7 +41,7 @@ ARGS = Json(list, "a JSON list, such as '[1, \"a\"]'")
 KWARGS = Json(dict, "a JSON object, such as '{\"epochs\": 10}'")
 
 
-@click.command("cancel")
+@click.command("cancel", short_help="Cancel jobs: these, or all that fit")
 @click.argument("job_ids", metavar="[JOB]...", nargs=-1)
 @queue_option
 @click.option("--model", metavar="MODEL", help="All unfinished jobs that need this model.")
@@ -85,7 +85,7 @@ def cancel(
     )
 
 
-@click.command("resubmit")
+@click.command("resubmit", short_help="Bring a job that ended back, changed or not")
 @click.argument("job_id", metavar="JOB")
 @click.option("--args", type=ARGS, help="Its positional arguments from now on, a JSON list.")
 @click.option("--kwargs", type=KWARGS, help="Keyword arguments to add or replace, a JSON object.")

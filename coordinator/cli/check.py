@@ -8,7 +8,7 @@ from coordinator.cli.installation import Installation
 from coordinator.cli.output import REFUSED, answer, json_option, rows
 
 
-@click.command("check")
+@click.command("check", short_help="Tell whether this installation can work")
 @json_option
 @click.pass_obj
 def command(installation: Installation, as_json: bool) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from coordinator.store import Store
 
 
-@click.group("db", cls=ErrorsShown)
+@click.group("db", short_help="The database: upgrade, prune, export", cls=ErrorsShown)
 def command() -> None:
     """The database: its tables, what to remove from it, its log."""
 

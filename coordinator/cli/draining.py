@@ -24,7 +24,7 @@ def _check_named(work_queue: WorkQueue, queue: str | None, everything: bool) -> 
         work_queue.check_queue(queue)
 
 
-@click.command("drain")
+@click.command("drain", short_help="Postpone or remove all that waits")
 @click.argument("queue", metavar="[QUEUE]", required=False)
 @all_queues
 @click.option("--model", metavar="MODEL", help="Only jobs that need this model.")
@@ -60,7 +60,7 @@ def drain(
     )
 
 
-@click.command("clear")
+@click.command("clear", short_help="Cancel everything of a queue, or of all")
 @click.argument("queue", metavar="[QUEUE]", required=False)
 @all_queues
 @bulk_options

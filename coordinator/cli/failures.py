@@ -36,7 +36,7 @@ def since_ms(seconds: float | None) -> int:
     return 0 if seconds is None else int((time.time() - seconds) * 1000)
 
 
-@click.command("failures")
+@click.command("failures", short_help="List failed jobs")
 @queue_option
 @since_option
 @click.option("--error", metavar="TEXT", help="Only those whose error contains this.")
@@ -80,7 +80,7 @@ def _failures(found: list[Failure]) -> Any:
     )
 
 
-@click.command("errors")
+@click.command("errors", short_help="Count errors by pattern")
 @queue_option
 @since_option
 @limit_option(20)
@@ -112,7 +112,7 @@ def _errors(found: list[ErrorPattern]) -> Any:
     )
 
 
-@click.command("retry")
+@click.command("retry", short_help="Resubmit failed jobs: one, some or all")
 @click.argument("job_id", metavar="[JOB]", required=False)
 @click.option("--all", "everything", is_flag=True, help="All failed and unprocessable jobs.")
 @click.option("--error", metavar="TEXT", help="Those whose error contains this.")
@@ -153,7 +153,7 @@ def retry(
     )
 
 
-@click.command("purge")
+@click.command("purge", short_help="Forget jobs that failed long ago")
 @click.option(
     "--older-than",
     type=DURATION,

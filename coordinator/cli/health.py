@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from coordinator.health import Probe, QueueHealth
 
 
-@click.command("health")
+@click.command("health", short_help="Show how queues do, with reasons, and alerts")
 @click.argument("queue", required=False)
 @click.option("--live", is_flag=True, help="Only whether anything works at all: Redis answers.")
 @click.option("--ready", is_flag=True, help="Only whether jobs can be accepted and run.")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from coordinator.work_queue import WorkQueue
 
 
-@click.command("jobs")
+@click.command("jobs", short_help="List jobs")
 @click.option("--status", metavar="STATUS", help="PENDING, PROCESSING, COMPLETED, FAILED ...")
 @queue_option
 @click.option("--model", metavar="MODEL", help="Only jobs that need this model.")
@@ -93,7 +93,7 @@ def _status(job: JobRecord) -> str:
     return f"{job.status} {job.detail}".rstrip()
 
 
-@click.command("job")
+@click.command("job", short_help="Show one job and all that happened to it")
 @click.argument("job_id", metavar="JOB")
 @json_option
 @click.pass_obj
@@ -167,7 +167,7 @@ def _most(retries: int) -> str:
     return "any number" if retries < 0 else str(retries)
 
 
-@click.command("why")
+@click.command("why", short_help="Say why a job does not run now")
 @click.argument("job_id", metavar="JOB")
 @json_option
 @click.pass_obj

@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 KINDS = ("model", "serial", "integration", "org", "queue")
 
 
-@click.group("locks", cls=ErrorsShown, invoke_without_command=True)
+@click.group(
+    "locks",
+    short_help="List what is held, by whom and for how long",
+    cls=ErrorsShown,
+    invoke_without_command=True,
+)
 @click.option("--kind", type=click.Choice(KINDS), multiple=True, help="Instead of models.")
 @json_option
 @click.pass_context

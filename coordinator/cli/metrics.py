@@ -8,7 +8,7 @@ from coordinator.cli.installation import Installation
 from coordinator.cli.output import answer, json_option
 
 
-@click.command("metrics")
+@click.command("metrics", short_help="Print all metrics in Prometheus's format")
 @click.option("--describe", is_flag=True, help="List the metrics and what they mean instead.")
 @json_option
 @click.pass_obj

@@ -27,7 +27,12 @@ on_queue = click.option(
 )
 
 
-@click.group("orgs", cls=ErrorsShown, invoke_without_command=True)
+@click.group(
+    "orgs",
+    short_help="Show what each org uses, and its limits",
+    cls=ErrorsShown,
+    invoke_without_command=True,
+)
 @click.option("--org", metavar="ORG", help="Only this org.")
 @queue_option
 @json_option
@@ -76,7 +81,7 @@ def weigh(
     answer({"org": org, "weight": now}, how.as_json, lambda: f"org {org} has weight {now}")
 
 
-@click.command("set-limit")
+@click.command("set-limit", short_help="Set how many jobs run at once: of an org, of any")
 @click.argument("what")
 @click.argument("limit", type=click.IntRange(min=0))
 @on_queue
@@ -109,7 +114,7 @@ def set_limit(
     _told(names, limit, until, how.as_json)
 
 
-@click.command("throttle")
+@click.command("throttle", short_help="Lower an org's limit for a while")
 @click.argument("org")
 @click.argument("to")
 @click.option(
@@ -148,7 +153,7 @@ def throttle(
     answer({"limits": told, "until": until / 1000}, how.as_json, lambda: text)
 
 
-@click.command("reset-limit")
+@click.command("reset-limit", short_help="Take back limits that were set")
 @click.argument("what", metavar="[ORG|RESOURCE]", required=False)
 @on_queue
 @bulk_options

@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 Act = Callable[..., "tuple[PanicStep, ...]"]
 
 
-@click.group("panic", cls=ErrorsShown, invoke_without_command=True)
+@click.group(
+    "panic",
+    short_help="Circuit breakers, and the emergency stop",
+    cls=ErrorsShown,
+    invoke_without_command=True,
+)
 @json_option
 @click.pass_context
 def panic(ctx: click.Context, as_json: bool) -> None:

@@ -27,7 +27,7 @@ def _checked(*given: str | None, everything: bool) -> None:
         raise click.UsageError("name a queue, or give --model, --org, --integration or --all")
 
 
-@click.command("pause")
+@click.command("pause", short_help="Let nothing of a queue, a model, an org start")
 @what
 @click.option(
     "--for",
@@ -71,7 +71,7 @@ def pause(
     answer(told, how.as_json, lambda: text)
 
 
-@click.command("resume")
+@click.command("resume", short_help="End a pause")
 @what
 @audited
 @click.pass_obj

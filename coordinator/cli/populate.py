@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from coordinator.populator import Population
 
 
-@click.command("populate")
+@click.command("populate", short_help="Top up queues as the app wishes, now")
 @click.option(
     "--force", is_flag=True, help="Fill up whatever stands in the way: pauses, failures before."
 )

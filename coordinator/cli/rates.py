@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from coordinator.rates import SlowJob, Throughput
 
 
-@click.command("throughput")
+@click.command("throughput", short_help="Count jobs over time")
 @queue_option
 @click.option(
     "--since",
@@ -80,7 +80,7 @@ def _throughput(found: Throughput) -> Any:
     return Group(table, Text(told))
 
 
-@click.command("slow")
+@click.command("slow", short_help="List the jobs whose run took longest")
 @queue_option
 @click.option(
     "--since",

@@ -8,7 +8,7 @@ from coordinator.cli.installation import Installation
 from coordinator.cli.output import answer, json_option, rows
 
 
-@click.command("restart")
+@click.command("restart", short_help="Restart a process of coordinator up, losing no job")
 @click.argument("name")
 @json_option
 @click.pass_obj

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SHOWN = 10
 
 
-@click.command("status")
+@click.command("status", short_help="Show all at a glance, and what needs attention")
 @click.option("--watch", is_flag=True, help="Again and again, until Ctrl-C.")
 @click.option(
     "--every",
@@ -154,7 +154,7 @@ def _plural(number: int, word: str) -> str:
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
-@click.command("watch")
+@click.command("watch", short_help="Show the live screen of coordinator up elsewhere")
 @click.option("--plain", is_flag=True, help="Lines instead of a screen, on a terminal too.")
 @json_option
 @click.pass_obj

@@ -44,7 +44,7 @@ chosen = options(
 )
 
 
-@click.command("stuck")
+@click.command("stuck", short_help="List jobs that run without progress")
 @threshold_option
 @queue_option
 @json_option
@@ -77,7 +77,7 @@ def _table(found: list[StuckJob], threshold: float) -> Any:
     )
 
 
-@click.command("unstick")
+@click.command("unstick", short_help="Put jobs that hang back to waiting, or fail them")
 @chosen
 @click.option("--fail", is_flag=True, help="Move them to FAILED instead of back to waiting.")
 @bulk_options
@@ -102,7 +102,7 @@ def unstick(
     _act(work_queue, ids, lambda one: act(one, how.reason or None, how.by), word, how)
 
 
-@click.command("remove-stuck")
+@click.command("remove-stuck", short_help="Take jobs out by force, as a last resort")
 @chosen
 @bulk_options
 @click.pass_obj

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from coordinator.work_queue import WorkQueue
 
 
-@click.command("submit")
+@click.command("submit", short_help="Submit a job, or those of a file")
 @click.option("--task", metavar="TASK", help="One job of this task.")
 @click.option(
     "--config",

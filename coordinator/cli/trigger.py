@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from coordinator.trigger import QueueStatus, Trigger
 
 
-@click.command("trigger")
+@click.command("trigger", short_help="Let a queue work, and watch it")
 @click.option("-Q", "--queue", required=True, metavar="QUEUE", help="The queue to work off.")
 @click.option("--resume", is_flag=True, help="Resume it first if it is paused.")
 @click.option(

@@ -47,7 +47,7 @@ class StopRequests:
         self._event.set()
 
 
-@click.command("up")
+@click.command("up", short_help="Run everything here under one supervisor")
 @click.option(
     "--until-generation",
     type=click.IntRange(min=1),

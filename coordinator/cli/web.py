@@ -12,7 +12,12 @@ from coordinator.cli.output import ErrorsShown
 HOST, PORT = "127.0.0.1", 8770
 
 
-@click.group("web", cls=ErrorsShown, invoke_without_command=True)
+@click.group(
+    "web",
+    short_help="Serve the HTTP API and the console",
+    cls=ErrorsShown,
+    invoke_without_command=True,
+)
 @click.option(
     "--host",
     default=HOST,

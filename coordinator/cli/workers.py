@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from coordinator.workers import QueueScale, WorkerRecord
 
 
-@click.group("workers", cls=ErrorsShown, invoke_without_command=True)
+@click.group(
+    "workers",
+    short_help="List, drain, resume and forget workers",
+    cls=ErrorsShown,
+    invoke_without_command=True,
+)
 @click.option("--live", is_flag=True, help="Without those that are gone.")
 @json_option
 @click.pass_context
@@ -116,7 +121,7 @@ def resume(installation: Installation, node: str, how: How) -> None:
     )
 
 
-@click.command("scale")
+@click.command("scale", short_help="Change the slots of the live workers of a queue")
 @click.argument("queue")
 @click.option("--count", type=click.IntRange(min=1), required=True, help="Slots of its workers.")
 @click.option("--dry-run", is_flag=True, help="Show how the workers would share them, and stop.")

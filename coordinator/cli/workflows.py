@@ -27,7 +27,12 @@ if TYPE_CHECKING:
     from coordinator.workflows import Plan, Workflow
 
 
-@click.group("workflows", cls=ErrorsShown, invoke_without_command=True)
+@click.group(
+    "workflows",
+    short_help="Jobs of several steps: execute, follow, cancel",
+    cls=ErrorsShown,
+    invoke_without_command=True,
+)
 @click.pass_context
 def command(ctx: click.Context) -> None:
     """Workflows: jobs of several steps that hold their models together; lists them by default."""
