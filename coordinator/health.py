@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -271,6 +272,6 @@ def _measured(name: str, value: float | None, pair: Pair, words: str, unit: str)
     return Cause(name, level, value, threshold, text)
 
 
-def worst(levels: Any) -> str:
+def worst(levels: Iterable[str]) -> str:
     """Return the worst of some levels; ``healthy`` when there are none."""
     return max(levels, key=LEVELS.index, default=HEALTHY)

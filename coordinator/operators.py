@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from coordinator.author import default_author
 from coordinator.breaker import Breakers
 from coordinator.bulk import BulkVerbs
+from coordinator.errors import StoreUnavailable
 from coordinator.resources import check_limit, check_name, check_resource
 from coordinator.shares import Shares
 from coordinator.workers import Workers
 
 if TYPE_CHECKING:
     from coordinator.store import Pruned
+
+logger = logging.getLogger("coordinator")
 
 
 class Operators(BulkVerbs, Shares, Breakers, Workers):
@@ -70,12 +74,18 @@ class Operators(BulkVerbs, Shares, Breakers, Workers):
         *,
         reason: str = "",
         by: str | None = None,
+        dry_run: bool = False,
     ) -> Pruned:
         """Remove old events and old finished jobs from the store, in small batches.
 
         Args:
             log_days, finished_days: ages; by default those of the settings.
             reason, by: kept in the log.
+            dry_run: whether only to count.
+
+        Raises:
+            InvalidValue: a negative age.
+            StoreUnavailable: not now.
         """
         settings = self.settings
         return self.store.prune(
@@ -83,4 +93,18 @@ class Operators(BulkVerbs, Shares, Breakers, Workers):
             settings.finished_days if finished_days is None else finished_days,
             by=by or default_author(),
             reason=reason,
+            dry_run=dry_run,
         )
+
+    def note_request(self, job_id: str, by: str) -> None:
+        """Note who asked for a job that was sent as a message, which does not say it.
+
+        Args:
+            job_id: the job, accepted before.
+            by: for the log.
+        """
+        try:
+            self.store.note("requested", by, job_id=job_id)
+        except StoreUnavailable as error:
+            # With durability redis it is accepted nevertheless.
+            logger.warning("[COORDINATOR] job %s requested by %s: %s", job_id, by, error)

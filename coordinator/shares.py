@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from coordinator.author import default_author
 from coordinator.errors import InvalidValue
 from coordinator.holds import Holds
-from coordinator.resources import ORG, check_limit, check_name, org_resource, queue_resource
+from coordinator.resources import (
+    ORG,
+    check_limit,
+    check_name,
+    check_resource,
+    org_resource,
+    queue_resource,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,36 +185,49 @@ class Shares(Holds):
         org: str | None = None,
         queue: str | None = None,
         *,
+        resource: str | None = None,
         reason: str = "",
         by: str | None = None,
         dry_run: bool = False,
     ) -> LimitReset:
-        """Take back limits of orgs, also temporary ones: the configured ones hold again.
+        """Take back limits that were set, also temporary ones: the configured ones hold again.
 
         Args:
             org: of this org; by default of all.
             queue: on this queue; by default on all.
+            resource: instead of orgs' limits that of this, such as ``model:ranker``.
             reason, by: kept in the log.
             dry_run: whether only to tell which.
 
         Raises:
-            InvalidValue: no such queue, or a name that cannot be one.
+            InvalidValue: no such queue, a name that cannot be one, or a resource beside an org or a queue.
             LedgerUnavailable, LedgerClosed: not now.
         """
-        if queue is not None:
-            self.check_queue(queue)
-        if org is not None:
-            check_name("org", org)
-        chosen = []
-        for name in self.ledger.limited(ORG):
-            of, _, whose = name.removeprefix(f"{ORG}:").partition("/")
-            if queue in (None, of) and org in (None, whose):
-                chosen.append(name)
+        if resource is None:
+            chosen = self._limited(org, queue)
+        elif org is not None or queue is not None:
+            raise InvalidValue("resource", resource, "given without an org and a queue")
+        else:
+            check_resource("resource", resource)
+            was_set = self.ledger.limits([resource])[resource].source in ("override", "operator")
+            chosen = [resource] if was_set else []
         if not dry_run:
             for name in chosen:
                 self.ledger.limit(name, None, by or default_author(), reason)
             self.catch_up()
         return LimitReset(tuple(chosen), dry_run)
+
+    def _limited(self, org: str | None, queue: str | None) -> list[str]:
+        if queue is not None:
+            self.check_queue(queue)
+        if org is not None:
+            check_name("org", org)
+        found = []
+        for name in self.ledger.limited(ORG):
+            of, _, whose = name.removeprefix(f"{ORG}:").partition("/")
+            if queue in (None, of) and org in (None, whose):
+                found.append(name)
+        return found
 
     def _shares(self, org: str, queue: str | None) -> tuple[str, ...]:
         check_name("org", org)

@@ -77,6 +77,12 @@ def test_a_reset_of_one_queue_and_of_all(desk: Desk) -> None:
         desk.queue.limit_org(org, 1, "work")
         desk.queue.limit_org(org, 1, "training")
     desk.queue.reset_limits("acme", "work")
+    desk.queue.limit("model:m", 3)
+    assert desk.queue.reset_limits(resource="model:m", dry_run=True).resources == ("model:m",)
+    assert desk.queue.reset_limits(resource="model:m").resources == ("model:m",)
+    assert desk.queue.reset_limits(resource="model:m").resources == ()
+    with pytest.raises(InvalidValue, match="without an org and a queue"):
+        desk.queue.reset_limits("acme", resource="model:m")
     assert desk.ledger.limited("org") == [
         "org:training/acme",
         "org:training/umbrella",

@@ -78,16 +78,18 @@ def prune(
     installation: Installation, log_days: float | None, finished_days: float | None, how: How
 ) -> None:
     """Remove old events and old ended jobs; ages are in days, by default those of the settings."""
-    from coordinator.author import default_author
+    from coordinator.work_queue import WorkQueue
 
-    settings, store = installation.settings, _store(installation)
+    settings = installation.settings
+    work_queue = WorkQueue(settings)
     log_days = settings.log_days if log_days is None else log_days
     finished_days = settings.finished_days if finished_days is None else finished_days
     if not how.dry_run and not how.yes:
-        old = store.prune(log_days, finished_days, dry_run=True)
-        confirm(f"Remove {old.events} events and {old.jobs} ended jobs from {store.shown}?")
-    author = how.by or default_author()
-    gone = store.prune(log_days, finished_days, by=author, reason=how.reason, dry_run=how.dry_run)
+        old = work_queue.prune(log_days, finished_days, dry_run=True)
+        confirm(
+            f"Remove {old.events} events and {old.jobs} ended jobs from {work_queue.store.shown}?"
+        )
+    gone = work_queue.prune(log_days, finished_days, dry_run=how.dry_run, **how.signed)
     answer(
         {
             "dry_run": how.dry_run,

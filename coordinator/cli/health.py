@@ -38,6 +38,8 @@ def health(
 
     For probes: --live (a restart may help when it fails) and --ready (jobs should go elsewhere).
     """
+    from coordinator.health import DEGRADED, UNHEALTHY, worst
+
     if (live and ready) or (worker and not live) or (queue and (live or ready)):
         raise click.UsageError("give a queue, --live (perhaps with --worker) or --ready")
     work_queue = installation.records
@@ -49,11 +51,10 @@ def health(
         return
     found = work_queue.get_queue_health(queue)
     alerts = work_queue.get_alerts()
-    levels = {one.level for one in found}
-    level = next((one for one in ("unhealthy", "degraded") if one in levels), "healthy")
+    level = worst(one.level for one in found)
     told = {"level": level, "queues": found, "alerts": alerts}
     answer(told, as_json, lambda: _page(found, alerts))
-    if level == "unhealthy" or (strict and level == "degraded"):
+    if level == UNHEALTHY or (strict and level == DEGRADED):
         raise click.exceptions.Exit(REFUSED)
 
 

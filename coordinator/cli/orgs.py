@@ -17,6 +17,7 @@ from coordinator.cli.options import (
 )
 from coordinator.cli.output import ErrorsShown, answer, json_option, rows
 from coordinator.moments import shown_moment
+from coordinator.resources import SERIAL_RESOURCE
 
 if TYPE_CHECKING:
     from coordinator.shares import LimitReset, OrgShare
@@ -103,7 +104,7 @@ def set_limit(
     """
     work_queue = installation.work_queue
     until = _until(work_queue, seconds)
-    if ":" not in what and what != "serial":
+    if ":" not in what and what != SERIAL_RESOURCE:
         names = work_queue.limit_org(what, limit, queue, until_ms=until, **how.signed)
     else:
         if queue is not None:
@@ -169,23 +170,17 @@ def reset_limit(
     Without --queue on all queues. Asks when it is about all orgs.
     """
     work_queue = installation.work_queue
-    if what is not None and (":" in what or what == "serial"):
-        if queue is not None:
-            raise click.UsageError("--queue goes with an org")
-        known = work_queue.ledger.limits([what])[what]
-        if not how.dry_run:
-            work_queue.limit(what, None, **how.signed)
-            work_queue.catch_up()
-        done = (what,) if known.source in ("override", "operator") else ()
-        _reset_told(done, how)
-        return
-    preview = work_queue.reset_limits(what, queue, dry_run=True)
+    one = what is not None and (":" in what or what == SERIAL_RESOURCE)
+    if one and queue is not None:
+        raise click.UsageError("--queue goes with an org")
+    chosen: dict[str, Any] = {"resource": what} if one else {"org": what, "queue": queue}
+    preview = work_queue.reset_limits(**chosen, dry_run=True)
     if how.dry_run or not preview.resources:
         _reset_told(preview.resources, how)
         return
     if what is None and not how.yes:
         confirm(f"Reset {len(preview.resources)} limits ({', '.join(preview.resources[:5])} ...)?")
-    done_all: LimitReset = work_queue.reset_limits(what, queue, **how.signed)
+    done_all: LimitReset = work_queue.reset_limits(**chosen, **how.signed)
     _reset_told(done_all.resources, how)
 
 

@@ -36,7 +36,8 @@ def populate(
 
     if explain + health + (force or how.dry_run) > 1:
         raise click.UsageError("give --explain, --health, or --force and --dry-run")
-    work_queue = installation.work_queue
+    # A round does not wait for a ledger that is being restored.
+    installation.records.wait_until_open()
     populator = populator_of(installation.app)
     if populator is None:
         raise Failure("no populator: set coordinator_populator to module:function")
@@ -50,10 +51,8 @@ def populate(
         last = populator.last
         answer(last, how.as_json, lambda: _table(last))
         return
-    done = populator.populate(force, how.dry_run)
-    if done.added and not how.dry_run:
-        author, after = how.by or default_author(), f"{done.added} jobs added"
-        work_queue.store.note("populated", author, how.reason, after=after, data={"force": force})
+    author = how.by or default_author()
+    done = populator.populate(force, how.dry_run, reason=how.reason, by=author)
     answer(done, how.as_json, lambda: _table(done))
     if done.error:
         raise click.exceptions.Exit(REFUSED)

@@ -50,13 +50,21 @@ class QueuePopulator:
         self.work_queue, self.plan, self.send, self._process = work_queue, plan, send, holder
         self.rounds = Rounds(work_queue.store)
 
-    def populate(self, force: bool = False, dry_run: bool = False) -> Population:
+    def populate(
+        self,
+        force: bool = False,
+        dry_run: bool = False,
+        *,
+        reason: str = "",
+        by: str | None = None,
+    ) -> Population:
         """Do one round.
 
         Args:
             force: fill up to the high water whatever stands in the way: a pause, no worker, a consumer that
                 stands still, failures of before.
             dry_run: whether only to tell what would be decided.
+            reason, by: for the log, where a round that somebody asked for is noted when it added jobs; None is beat.
 
         Returns:
             What was decided; ``error`` says why nothing could be.
@@ -79,6 +87,9 @@ class QueuePopulator:
             self.rounds.note(population)
         finally:
             ledger.resign(NAME, holder)
+        if by is not None and population.added:
+            after = f"{population.added} jobs added"
+            self.work_queue.store.note("populated", by, reason, after=after, data={"force": force})
         return population
 
     def populate_all_queues(self, force: bool = False) -> _Awaitable:

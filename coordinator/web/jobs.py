@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query
@@ -31,8 +30,6 @@ from coordinator.web.problems import responses
 from coordinator.web.visits import COMMON, Guarded, Operating, Viewing, blocking, once
 from coordinator.why import Why
 
-logger = logging.getLogger("coordinator")
-
 router = APIRouter(route_class=Guarded, tags=["jobs"], responses=COMMON)
 
 JobId = Annotated[str, Path(min_length=1, max_length=200, description="A job's id")]
@@ -60,11 +57,7 @@ def submit(body: JobRequest, visit: Operating) -> JobAccepted:
         fields["kwargs"] = {**known, **more}
     call = call_of(visit.service.celery, fields)
     job_id = send(visit.service.celery, call, visit.nonce)
-    try:
-        visit.records.store.note("requested", visit.by, job_id=job_id)
-    except StoreUnavailable as error:
-        # With durability redis it is accepted nevertheless.
-        logger.warning("[COORDINATOR] job %s requested by %s: %s", job_id, visit.by, error)
+    visit.records.note_request(job_id, visit.by)
     return _accepted(visit, job_id)
 
 
