@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from coordinator.errors import CoordinatorError
 from coordinator.processes import Process
-from coordinator.progress import progress_text
+from coordinator.progress_text import progress_text
 
 #: Jobs that are listed; the queues tell how many more there are.
 SHOWN_JOBS = 8

@@ -10,7 +10,7 @@ import pytest
 
 from coordinator.errors import InvalidValue
 from coordinator.moments import parse_moment, shown_clock, shown_moment
-from coordinator.progress import progress_text
+from coordinator.progress_text import progress_text
 from coordinator.web.pages.words import exact
 from tests.helpers import said
 

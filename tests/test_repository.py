@@ -203,3 +203,14 @@ def test_what_is_installed_is_complete(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert packed == wanted
+
+
+def test_no_module_hides_a_public_name() -> None:
+    import coordinator
+
+    folder = Path(coordinator.__file__).parent
+    modules = {path.stem for path in folder.glob("*.py")} | {
+        path.parent.name for path in folder.glob("*/__init__.py")
+    }
+    # Imported, a module takes the place of what the package calls by its name.
+    assert not modules & set(coordinator.__all__)

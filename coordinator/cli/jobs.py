@@ -21,7 +21,7 @@ from coordinator.cli.options import (
 from coordinator.cli.output import answer, json_option, rows
 from coordinator.errors import LedgerUnavailable
 from coordinator.moments import shown_moment
-from coordinator.progress import progress_text
+from coordinator.progress_text import progress_text
 
 if TYPE_CHECKING:
     from coordinator.listings import AuditEntry, JobRecord

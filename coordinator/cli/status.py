@@ -14,7 +14,7 @@ from coordinator.cli.options import age, listed, short, worker_name
 from coordinator.cli.output import answer, console, json_line, json_option, rows
 from coordinator.durations import shown_duration
 from coordinator.errors import CoordinatorError, Refused
-from coordinator.progress import progress_text
+from coordinator.progress_text import progress_text
 
 if TYPE_CHECKING:
     from coordinator.work_queue import WorkQueue
