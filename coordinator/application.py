@@ -28,6 +28,7 @@ from coordinator.message import rewritten
 from coordinator.needs import CARRIED, OPTIONS, describe, said
 from coordinator.registry import Registry
 from coordinator.settings import Settings, load
+from coordinator.states import RUNNING
 from coordinator.steps import planned, step_job
 from coordinator.transport import OPTIONS_HEADER, TOKEN_HEADER, SentinelTransport, Transport
 from coordinator.work_queue import WorkQueue, set_work_queue
@@ -221,7 +222,7 @@ class CoordinatedControl(Control):
         left = []
         for job_id in [task_id] if isinstance(task_id, str) else list(task_id or ()):
             job = ledger.job(job_id)
-            running = job is not None and job["state"] in ("running", "stopping")
+            running = job is not None and job["state"] in RUNNING
             stays = job is None or (running and not kwargs.get("terminate"))
             if stays or ledger.cancel(job_id, "revoked", "celery")["answer"] != "done":
                 left.append(job_id)

@@ -16,15 +16,15 @@ from coordinator.errors import InvalidValue
 from coordinator.interventions import Interventions
 from coordinator.listings import JobRecord, Listings, record_of
 from coordinator.selection import Selection
-from coordinator.states import State
+from coordinator.states import PENDING, RUNNING, State
 
 #: Jobs of one script, and of one page of the store.
 STEP, PAGE = 50, 500
 
 SAMPLE = 10
 
-PENDING = (State.DELAYED.value, State.WAITING.value, State.DISPATCHED.value)
-UNFINISHED = (*PENDING, State.RUNNING.value, State.STOPPING.value)
+_WAITING = tuple(state.value for state in PENDING)
+_UNFINISHED = (*_WAITING, *(state.value for state in RUNNING))
 FAILED = (State.FAILED.value, State.UNPROCESSABLE.value)
 
 Progress = Callable[[int, int], None]
@@ -105,7 +105,7 @@ class BulkVerbs(Interventions, Listings):
         selection = Selection(queue, model, org)
         work = _Work.of("drained", selection, how)
         if delay_seconds is None:
-            return self._each(work, PENDING, lambda ids: self._cancel(work, ids, "withdraw"))
+            return self._each(work, _WAITING, lambda ids: self._cancel(work, ids, "withdraw"))
         if not 0 < delay_seconds < 10 * 366 * 86_400:
             raise InvalidValue("delay_seconds", delay_seconds, "a positive number of seconds")
         until = self.ledger.clock() + int(delay_seconds * 1000)
@@ -113,7 +113,7 @@ class BulkVerbs(Interventions, Listings):
         def delay(ids: Sequence[str]) -> list[str]:
             return self.ledger.drain(ids, until, work.reason, work.by)
 
-        return self._each(work, PENDING, delay, {"until_ms": until})
+        return self._each(work, _WAITING, delay, {"until_ms": until})
 
     def cancel_jobs(
         self,
@@ -127,7 +127,7 @@ class BulkVerbs(Interventions, Listings):
             how: see ``BulkOptions``.
         """
         work = _Work.of("canceled", selection, how)
-        return self._each(work, UNFINISHED, lambda ids: self._cancel(work, ids, "cancel"))
+        return self._each(work, _UNFINISHED, lambda ids: self._cancel(work, ids, "cancel"))
 
     def clear_all(
         self,
@@ -142,7 +142,7 @@ class BulkVerbs(Interventions, Listings):
         """
         selection = Selection(queue)
         work = _Work.of("cleared", selection, how)
-        return self._each(work, UNFINISHED, lambda ids: self._cancel(work, ids, "cancel"))
+        return self._each(work, _UNFINISHED, lambda ids: self._cancel(work, ids, "cancel"))
 
     def retry_failed(
         self,

@@ -20,7 +20,7 @@ from coordinator.jobs import Job
 from coordinator.ledger import Admission
 from coordinator.listings import Listings
 from coordinator.paging import Page, checked_limit, parse_cursor
-from coordinator.states import FINAL, State
+from coordinator.states import FINAL, PENDING, State
 from coordinator.workflows.definitions import MOST_STEPS, Workflow, check_id
 from coordinator.workflows.plans import Plan, job_id_of
 
@@ -28,7 +28,7 @@ from coordinator.workflows.plans import Plan, job_id_of
 STRANDED_MS = 600_000
 
 _STATES = {
-    "PENDING": (State.WAITING, State.DELAYED, State.DISPATCHED),
+    "PENDING": PENDING,
     "PROCESSING": (*(state for state in State if state not in FINAL),),
     **{state.value.upper(): (state,) for state in FINAL},
 }

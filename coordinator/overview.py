@@ -12,10 +12,8 @@ from coordinator.holds import Hold, Holds, hold_of, paused_by
 from coordinator.ledger import Lock
 from coordinator.rates import Rates
 from coordinator.resources import SERIAL_RESOURCE, models_of, queue_resource
+from coordinator.states import PENDING, RUNNING
 from coordinator.why import Why, explain
-
-_PENDING = ("waiting", "delayed", "dispatched")
-_IN_PROGRESS = ("running", "stopping")
 
 #: Workers renew once a second: one that was not heard of for so long is gone, or cut off.
 STALLED_SECONDS = 5.0
@@ -128,11 +126,11 @@ class Overview(Failures, Rates, Holds):
 
     def get_pending_count(self, queue: str | None = None) -> int:
         """Return the number of jobs that wait, are delayed or on their way to a worker."""
-        return self._count(_PENDING, queue)
+        return self._count(PENDING, queue)
 
     def get_in_progress_count(self, queue: str | None = None) -> int:
         """Return the number of jobs that run or are being stopped."""
-        return self._count(_IN_PROGRESS, queue)
+        return self._count(RUNNING, queue)
 
     def _count(self, states: tuple[str, ...], queue: str | None) -> int:
         counts = self.ledger.counts().items()

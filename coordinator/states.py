@@ -96,6 +96,11 @@ FINAL: frozenset[State] = frozenset(
 #: States in which a job holds units of its resources.
 HOLDING: frozenset[State] = frozenset({State.DISPATCHED, State.RUNNING, State.STOPPING})
 
+#: States of a job that waits for its start, and those of one that has a process: what the outside calls pending and
+#: in progress.
+PENDING: tuple[State, ...] = (State.DELAYED, State.WAITING, State.DISPATCHED)
+RUNNING: tuple[State, ...] = (State.RUNNING, State.STOPPING)
+
 #: What the log tells besides what happens to jobs: of resources and workers, of operators and the coordinator itself.
 NOTED: frozenset[str] = frozenset(
     {
@@ -128,7 +133,7 @@ def status(state: State, retries: int = 0) -> tuple[str, str]:
     Returns:
         ``(status, detail)``, for example ``("PENDING", "delayed")``.
     """
-    if state in (State.RUNNING, State.STOPPING):
+    if state in RUNNING:
         return "PROCESSING", state.value
     if state in FINAL:
         return state.value.upper(), ""

@@ -25,13 +25,13 @@ from coordinator.errors import (
 )
 from coordinator.executions import Executions
 from coordinator.holds import unknown_queue
+from coordinator.job_coordinator import JobCoordinator
 from coordinator.jobs import Job, Result
 from coordinator.ledger import Admission, Finish
 from coordinator.operators import Operators
 from coordinator.repairs import Repairs
 from coordinator.resources import (
     kind_of,
-    models_of,
     reason_text,
 )
 from coordinator.transactions import Outbox, current_outbox
@@ -285,6 +285,7 @@ class WorkQueue(Operators, Alerts, Executions, Repairs):
         self._log("active job set: %s with models %s", job_id, _shown(models))
 
     def get_job_coordinator(self) -> JobCoordinator:
+        """Return the coordinator of the running jobs."""
         return JobCoordinator(self)
 
     # -- the story in the log ------------------------------------------------------------------------
@@ -305,31 +306,6 @@ class WorkQueue(Operators, Alerts, Executions, Repairs):
             if kind_of(admission.resource or "") == "model":
                 self._log("model conflict detected: %s", reason)
             self._log("job %s blocked at position %s: %s", job.job_id, admission.position, reason)
-
-
-class JobCoordinator:
-    """What runs now."""
-
-    def __init__(self, work_queue: WorkQueue) -> None:
-        self.work_queue = work_queue
-
-    def get_active_job_state(self) -> Any:
-        """Return active_job_id, active_job_type, active_models and started_at.
-
-        In serialized mode the one active job (or None); else the list of all active jobs.
-        """
-        active = [
-            {
-                "active_job_id": job["id"],
-                "active_job_type": job["task"],
-                "active_models": list(models_of((job.get("needs") or "").split())),
-                "started_at": int(job.get("started", 0)) / 1000,
-            }
-            for job in self.work_queue.ledger.running()
-        ]
-        if self.work_queue.settings.serialized:
-            return active[0] if active else None
-        return active
 
 
 def _shown(models: Sequence[str]) -> str:

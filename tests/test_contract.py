@@ -225,6 +225,14 @@ def test_what_runs_is_told_as_a_list_and_in_serialized_mode_as_one(
     assert (active["active_job_id"], active["active_job_type"]) == (job, "play")
     assert active["active_models"] == ["m"]
     assert active["started_at"] > 1_600_000_000
+    # The oldest first, whatever the order of their ids.
+    more = [own.send(f"m{n}") for n in range(4)]
+    for earlier, job_id in enumerate(more, 1):
+        own.start(job_id)
+        at = own.ledger.clock() - 60_000 * earlier
+        own.ledger.redis.hset(f"{own.ledger.prefix}job:{job_id}", "started", at)
+    told = [one["active_job_id"] for one in get_job_coordinator().get_active_job_state()]
+    assert told == [*reversed(more), job]
 
 
 def test_in_serialized_mode_one_job_is_told(

@@ -20,6 +20,7 @@ from coordinator.resources import (
     kind_of,
     queue_resource,
 )
+from coordinator.states import RUNNING
 
 _KINDS = (MODEL, ORG, QUEUE, INTEGRATION, SERIAL)
 _SOURCES = ("operator", "configuration", "panic")
@@ -54,7 +55,7 @@ def _fill_queues(
             ("waiting", ("waiting",)),
             ("delayed", ("delayed",)),
             ("dispatched", ("dispatched",)),
-            ("active", ("running", "stopping")),
+            ("active", RUNNING),
         ):
             number = sum(view.counts.get((name, state), 0) for state in states)
             sheet.set(f"queue_{metric}_jobs", number, name)

@@ -15,6 +15,7 @@ from typing import Any
 
 from coordinator.ledger import Ledger
 from coordinator.resources import ORG, QUEUE, kind_of
+from coordinator.states import RUNNING
 
 _META = ("epoch", "run_id", "open", "drift", "verified", "full", "restored", "restorable")
 
@@ -171,7 +172,7 @@ def _paired(pairs: list[tuple[str, str]], resource: str, names: list[str]) -> No
 def _busy(view: View, fields: list[str | None]) -> None:
     state, held, started, progressed, worker = fields
     view.held.update((held or "").split())
-    if state in ("running", "stopping") and worker:
+    if state in RUNNING and worker:
         view.running[worker] += 1
     if state == "running" and started:
         view.silences.append(view.now_ms - max(int(started), int(progressed or 0)))
