@@ -162,11 +162,13 @@ class Installation:
     def _answer(self, limit: float) -> dict[str, Any]:
         deadline = time.monotonic() + limit
         stdout = self.producer.stdout.fileno()
+        answers = select.poll()
+        answers.register(stdout, select.POLLIN)
         while b"\n" not in self._buffer:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise LimitReached(f"the producer of {self.system.name}: not within {limit:g} s")
-            if select.select([stdout], [], [], min(left, 1.0))[0]:
+            if answers.poll(min(left, 1.0) * 1000):
                 chunk = os.read(stdout, 65536)
                 self._buffer += chunk
                 if not chunk:

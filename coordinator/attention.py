@@ -83,7 +83,7 @@ def attention(
     ]
     if stuck:
         lines.append(
-            f"{stuck} running without progress for more than {shown_duration(STUCK_SECONDS)}; "
+            f"{stuck} running without progress for more than {STUCK_SECONDS // 60:g} minutes; "
             "coordinator stuck"
         )
     if stats.get("failed_hour"):

@@ -76,11 +76,15 @@ class WorkerView:
         consumer = getattr(self.controller.consumer, "task_consumer", None)
         client = getattr(getattr(consumer, "channel", None), "client", None)
         sock = getattr(getattr(client, "connection", None), "_sock", None)
+        if sock is None:
+            return False
+        arrivals = select.poll()
         try:
-            return sock is not None and bool(select.select([sock], [], [], 0)[0])
-        except (OSError, ValueError):
+            arrivals.register(sock, select.POLLIN)
+        except ValueError:
             # Closed meanwhile.
             return False
+        return any(what & select.POLLIN for _, what in arrivals.poll(0))
 
     def hand(self) -> list[Any]:
         # A request that is over may linger until it is collected.

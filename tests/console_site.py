@@ -127,7 +127,8 @@ def chromium() -> str:
     pytest.skip(message)
 
 
-@pytest.fixture(scope="session")
+# For one file: while it lives, its loop runs in this thread, and other files' tests run loops of their own.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     path = chromium()
     with sync_playwright() as playwright:
@@ -171,7 +172,7 @@ def serving(installation: Installation, browser: Browser) -> Iterator[Console]:
         assert "Traceback" not in log.read_text()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def console(shared: Installation, browser: Browser) -> Iterator[Console]:
     """The console of the installation that has a worker for the queue ``work``."""
     with serving(shared, browser) as own:

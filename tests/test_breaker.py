@@ -27,8 +27,8 @@ def quick(alone: Installation, open_desk: Callable[[Installation], Desk]) -> Ite
     """A desk whose breakers need four jobs, cool down for a moment, and probe twice."""
     alone.conf["coordinator_panic"] = {
         "volume": 4,
-        "cooldown": 0.2,
-        "cooldown_most": 0.5,
+        "cooldown": 0.5,
+        "cooldown_most": 1.25,
         "probes": 2,
         "every": 0,
     }
@@ -135,14 +135,14 @@ def test_a_failed_probe_brings_the_hold_back_in_the_same_step(quick: Desk) -> No
     assert (found.state, found.trips) == ("open", 2)
     assert found.until is not None
     assert found.since is not None
-    assert found.until - found.since == pytest.approx(0.4, abs=0.05), "twice as long"
+    assert 0.8 < found.until - found.since < 1.01, "twice as long"
     half_open(quick)
     quick.end(ids[1], "failed", "still refused")
     assert evaluated(quick) == [(DB, "half_open", "open")]
     found = breaker(quick)
     assert found.until is not None
     assert found.since is not None
-    assert found.until - found.since == pytest.approx(0.5, abs=0.05), "at most so long"
+    assert 1.05 < found.until - found.since < 1.26, "at most so long"
 
 
 @pytest.mark.parametrize("how", ["retried", "lost"])

@@ -158,6 +158,7 @@ def test_an_old_delivery_that_is_given_back_stops_no_later_run(alone: Installati
     with alone.app.connection_for_read() as connection:
         message = connection.channel().message_to_python(json.loads(alone.redis.rpop("work")))
     item = Request(message, app=alone.app, task=alone.task("play"))
+    assert item.token is not None
     ledger.undeliver(result.id, item.token, "its worker lost the connection")
     job = ledger.job(result.id)
     assert job is not None

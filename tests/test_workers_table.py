@@ -89,6 +89,13 @@ def test_what_the_ledger_counts_is_added_up_over_epochs(store: Store) -> None:
     assert keep(2, 500, assigned=1, completed=0, failed=0) == (8, 4, 1)
 
 
+def test_a_worker_that_is_drained_keeps_the_queues_it_served(store: Store) -> None:
+    store.keep_workers([_report(W, 100)], 1, 100, 1000)
+    store.keep_workers([{**_report(W, 200), "pool": ""}], 1, 200, 1000)
+    (row,) = store.workers()
+    assert (row.queues, row.last_heartbeat) == (("a", "b"), 200)
+
+
 def test_a_live_row_that_the_ledger_does_not_know_has_gone(store: Store) -> None:
     store.enrol_worker(W, ["a"], 1, {}, 1000)
     store.enrol_worker(X, ["a"], 1, {}, 9500)

@@ -251,10 +251,12 @@ class Workers(Database):
             insert = self.upsert(table).values(row)
             new = dict(row)
             del new["worker"]
-            # The first heartbeat stays what it was, and an event without versions says nothing of them.
+            # The first heartbeat stays what it was; an event without versions says nothing of them, and a worker
+            # that is drained consumes nothing: people ask which queues it served.
             del new["first_heartbeat"]
-            if not row["versions"]:
-                del new["versions"]
+            for name in ("versions", "queues"):
+                if not row[name]:
+                    del new[name]
             if not anew:
                 later = table.c.last_heartbeat < insert.excluded.last_heartbeat
                 new["last_heartbeat"] = sa.case(
