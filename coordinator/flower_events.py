@@ -31,7 +31,7 @@ logger = logging.getLogger("coordinator")
 NAME = "flower-events"
 
 #: Seconds between two looks, and for how long nobody else looks.
-LOOK_SECONDS, TERM_MS = 1.0, 5000
+LOOK_SECONDS, TERM_MS = 3.0, 10_000
 
 #: Seconds after which all is said again: a Flower that was started since has heard nothing.
 AGAIN_SECONDS = 30.0

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from coordinator.ledger import Ledger
     from coordinator.ledger.mending import Unit
     from coordinator.records import Records
-    from coordinator.store import Store, StoredJob
+    from coordinator.store import Store
 
 logger = logging.getLogger("coordinator")
 
@@ -50,10 +50,10 @@ SLACK_MS = 1000
 NAMED = 20
 
 
-def unknown_jobs(ledger: Ledger, store: Store, page: Sequence[StoredJob]) -> list[Job]:
-    """Return those of some unfinished rows that the ledger does not know."""
-    unknown = ledger.unknown([item.job.job_id for item in page])
-    missing = [item.job.job_id for item in page if item.job.job_id in unknown]
+def unknown_jobs(ledger: Ledger, store: Store, page: Sequence[tuple[int, str]]) -> list[Job]:
+    """Return those of some unfinished rows, as ``Store.unfinished_ids`` gives them, that the ledger does not know."""
+    unknown = ledger.unknown([job_id for _, job_id in page])
+    missing = [job_id for _, job_id in page if job_id in unknown]
     # A row read before its end was recorded looks like one the ledger forgot: look again.
     current = store.stored(missing) if missing else {}
     return [
@@ -87,7 +87,7 @@ class Reconciler:
     def __init__(self, records: Records) -> None:
         self.records, self.ledger, self.store = records, records.ledger, records.store
         self._row: tuple[int, str] | None = None
-        self._job = 0
+        self._job = self._key = 0
 
     def run(self) -> dict[str, int]:
         """Do one round; returns what was mended, by kind.
@@ -99,7 +99,7 @@ class Reconciler:
             # What is restored waits for its workers: nothing of it has settled.
             return {}
         entered, written = self.enter_unknown(), self.write_rows()
-        units = self.ledger.units()
+        self._key, units = self.ledger.units(self._key)
         mended = (
             entered,
             written,
@@ -126,16 +126,21 @@ class Reconciler:
         """Go through some pages; return the number of jobs entered and where to go on."""
         entered = 0
         for _ in range(PAGES):
-            page = _page(self.store, after)
+            page = self._page(after)
             if not page:
                 return entered, None
-            after = page[-1].cursor
+            after = page[-1]
             entered += self._enter(page)
             if len(page) < BATCH:
                 return entered, None
         return entered, after
 
-    def _enter(self, page: list[StoredJob]) -> int:
+    def _page(self, after: tuple[int, str] | None) -> list[tuple[int, str]]:
+        if after is None:
+            return self.store.unfinished_ids(limit=BATCH)
+        return self.store.unfinished_ids(after, BATCH)
+
+    def _enter(self, page: list[tuple[int, str]]) -> int:
         jobs = unknown_jobs(self.ledger, self.store, page)
         if not jobs:
             return 0
@@ -229,7 +234,3 @@ class Reconciler:
         logger.warning("[COORDINATOR] reaper: %d %s", len(jobs), what)
         ids = [job.job_id for job in jobs]
         self.store.note("mended", "reaper", what, data={"jobs": ids[:NAMED], "number": len(ids)})
-
-
-def _page(store: Store, after: tuple[int, str] | None) -> list[StoredJob]:
-    return store.unfinished(limit=BATCH) if after is None else store.unfinished(after, BATCH)

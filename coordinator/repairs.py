@@ -102,13 +102,13 @@ class Repairs(Records):
 
     def _reading(self) -> list[Drift]:
         drifts = verify(self.ledger)
-        page = self.store.unfinished(limit=BATCH)
+        page = self.store.unfinished_ids(limit=BATCH)
         while page:
             drifts += [
                 Drift(f"job:{job.job_id}", "was accepted, and the ledger does not know it")
                 for job in unknown_jobs(self.ledger, self.store, page)
             ]
-            page = self.store.unfinished(page[-1].cursor, BATCH)
+            page = self.store.unfinished_ids(page[-1], BATCH)
         cursor = 0
         while True:
             cursor, jobs = unwritten_jobs(self.ledger, self.store, cursor)

@@ -205,7 +205,7 @@ def test_the_reaper_counts_what_was_mended(site: Site) -> None:
 
 def test_reads_of_a_redis_that_is_gone_fail_as_the_ledger_does() -> None:
     gone = Ledger("redis://127.0.0.1:1", patience=0.1)
-    for read in (lambda: gone.unknown(["a"]), gone.units, gone.clock):
+    for read in (lambda: gone.unknown(["a"]), lambda: gone.units(0), gone.clock):
         with pytest.raises(LedgerUnavailable):
             read()
 

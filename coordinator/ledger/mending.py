@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coordinator.jobs import Job
-from coordinator.ledger.scripts import Scripts
+from coordinator.ledger.locks import Locks
+
+#: Keys that one call looks through, of the millions that a million jobs have, and one SCAN of it.
+KEYS, SCAN = 20_000, 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,25 +31,35 @@ class Unit:
     worker: str | None
 
 
-class Mending(Scripts):
+class Mending(Locks):
     """The verbs of the reconciler."""
 
-    def units(self) -> list[Unit]:
-        """Return all units that are held."""
+    def units(self, cursor: int) -> tuple[int, list[Unit]]:
+        """Return where to go on (0 is the beginning), and units that are held.
+
+        Those by somebody who may hold something, those that somebody waits for, and of all others, which no run
+        holds, the next piece.
+        """
         prefix = f"{self.prefix}holders:"
-        keys = sorted(self.redis.scan_iter(match=f"{prefix}*", count=1000))
+        names = self.held() | set(self.redis.smembers(f"{self.prefix}blocked"))
+        for _ in range(KEYS // SCAN):
+            cursor, keys = self.redis.scan(cursor, match=f"{prefix}*", count=SCAN)
+            names.update(key.removeprefix(prefix) for key in keys)
+            if not int(cursor):
+                break
+        resources = sorted(names)
         reads = self.redis.pipeline(transaction=False)
-        for key in keys:
-            reads.smembers(key)
+        for name in resources:
+            reads.smembers(f"{prefix}{name}")
         held = [
-            (key.removeprefix(prefix), owner)
-            for key, owners in zip(keys, reads.execute(), strict=True)
+            (name, owner)
+            for name, owners in zip(resources, reads.execute(), strict=True)
             for owner in sorted(owners)
         ]
         reads = self.redis.pipeline(transaction=False)
         for _, owner in held:
             reads.hmget(f"{self.prefix}job:{owner}", "state", "held", "worker")
-        return [
+        return int(cursor), [
             Unit(resource, owner, state, resource in (named or "").split(), worker)
             for (resource, owner), (state, named, worker) in zip(held, reads.execute(), strict=True)
         ]

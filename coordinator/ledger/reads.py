@@ -34,9 +34,12 @@ class Reads(Scripts):
 
     def unknown(self, job_ids: Sequence[str]) -> set[str]:
         """Return those of the jobs that the ledger does not know, tombstones being known."""
+        keys = [f"{self.prefix}job:{job_id}" for job_id in job_ids]
+        if not keys or self.redis.exists(*keys) == len(keys):
+            return set()
         pipe = self.redis.pipeline(transaction=False)
-        for job_id in job_ids:
-            pipe.exists(f"{self.prefix}job:{job_id}")
+        for key in keys:
+            pipe.exists(key)
         return {job_id for job_id, there in zip(job_ids, pipe.execute(), strict=True) if not there}
 
     def waiting(self, limit: int) -> list[str]:

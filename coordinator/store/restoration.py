@@ -79,6 +79,20 @@ class Restoration(Database):
             stops = self._stops(connection, stopping) if stopping else {}
         return [replace(item, stop=stops.get(item.job.job_id)) if stops else item for item in page]
 
+    def unfinished_ids(
+        self, after: tuple[int, str] = START, limit: int = 1000
+    ) -> list[tuple[int, str]]:
+        """Return (sequence, job id) of jobs that have not ended, in that order; see ``unfinished``."""
+        table = self.schema.jobs.c
+        query = (
+            sa.select(table.sequence, table.job_id)
+            .where(sa.text(UNFINISHED), _after(table, after))
+            .order_by(table.sequence, table.job_id)
+            .limit(limit)
+        )
+        with self.reading() as connection:
+            return [(sequence, job_id) for sequence, job_id in connection.execute(query)]
+
     def _stops(
         self, connection: sa.Connection, job_ids: Sequence[str]
     ) -> dict[str, tuple[str, str, str] | None]:
