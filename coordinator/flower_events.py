@@ -34,10 +34,11 @@ NAME = "flower-events"
 LOOK_SECONDS, TERM_MS = 3.0, 10_000
 
 #: Seconds after which all is said again: a Flower that was started since has heard nothing.
-AGAIN_SECONDS = 30.0
+AGAIN_SECONDS = 120.0
 
-#: Jobs of each state told in one look, and remembered until they end.
-PAGE, REMEMBERED = 500, 2000
+#: Jobs of each state told in one look, and of those that wait longest; so many are remembered until they end.
+#: To tell a hundred thousand again and again took more than all else that an idle installation does.
+PAGE, MOST, REMEMBERED = 200, 1000, 2000
 
 #: Milliseconds for which the page ends before a row that the recorder has not come to yet.
 YOUNG_MS = 5000
@@ -64,6 +65,9 @@ class FlowerEvents:
         self._cursors: dict[str, tuple[int, str]] = {}
         self._told: OrderedDict[str, str] = OrderedDict()
         self._began_at = 0.0
+        self._numbers: dict[str, int] = {}
+        #: The ledger's last event at the last two looks: what is told is read where it is recorded a moment later.
+        self._seen: tuple[object, object] = (None, None)
 
     def tick(self) -> int:
         """Tell what is new; return the number of events.
@@ -77,8 +81,13 @@ class FlowerEvents:
         if time.monotonic() - self._began_at >= AGAIN_SECONDS:
             self._began_at = time.monotonic()
             self._cursors.clear()
-        sent = self._follow()
+            self._numbers.clear()
+        last = self.ledger.last_event()
+        quiet, self._seen = self._seen == (last, last), (self._seen[1], last)
+        sent = 0 if quiet else self._follow()
         for state, word in _WORDS.items():
+            if self._numbers.get(state, 0) >= MOST:
+                continue
             rows = self.store.jobs(
                 states=[state], limit=PAGE, cursor=self._cursors.get(state), oldest_first=True
             )
@@ -87,6 +96,7 @@ class FlowerEvents:
                 if not row["version"] and time.time() * 1000 - row["queued_at"] < YOUNG_MS:
                     break
                 self._cursors[state] = row["sequence"], row["job_id"]
+                self._numbers[state] = self._numbers.get(state, 0) + 1
                 # What Celery shows as RETRY stays so: it has the error.
                 if row["version"] and not row["retries"]:
                     self.send(f"task-{word}", **_fields(row, _reason(row)))
