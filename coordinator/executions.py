@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -34,14 +35,14 @@ _STATES = {
 }
 
 
-class Executions(Interventions, Listings):
+class Executions(Interventions, Listings, ABC):
     """The work queue's verbs of workflows."""
 
+    @abstractmethod
     def accept(
         self, job: Job, store: Callable[[], bool], withdraw: Callable[[], None]
     ) -> Admission:
         """Accept a job that is stored together with something else; see ``work_queue``."""
-        raise NotImplementedError
 
     def unknown_job(self, job_id: str) -> UnknownJob:
         """Return the error that tells that a job is not known; conflicts name executions beside jobs."""
