@@ -169,8 +169,13 @@ def test_what_is_ticked_stays_ticked_and_is_done_after_a_preview(console: Consol
             page.get_by_role("button", name="Resubmit 3 jobs").click()
             expect(page.get_by_role("heading", level=1)).to_have_text("3 of 3 jobs resubmitted")
         console.installation.becomes(waiting[0], "waiting")
-        told = console.installation.work_queue.get_audit(event="canceled", job_id=waiting[0])
-        assert [(one.who, one.why) for one in told] == [("user:otto@127.0.0.1", "tidied up")]
+
+        def noted() -> None:
+            """The recorder writes the log, a moment after the pages told it."""
+            told = console.installation.work_queue.get_audit(event="canceled", job_id=waiting[0])
+            assert [(one.who, one.why) for one in told] == [("user:otto@127.0.0.1", "tidied up")]
+
+        eventually(noted)
         for job_id in waiting:
             console.installation.work_queue.cancel_job(job_id)
 

@@ -15,6 +15,7 @@ from coordinator.execution_view import Execution
 from tests.helpers import eventually
 
 if TYPE_CHECKING:
+    from coordinator.listings import AuditEntry
     from tests.workers import Installation
 
 pytest_plugins = ["tests.workers"]
@@ -48,6 +49,13 @@ def ends(own: Installation, execution: Execution, status: str) -> Execution:
     return eventually(check, PATIENCE)
 
 
+def noted(own: Installation, event: str, job_id: str | None) -> AuditEntry:
+    """The one entry of the log for an event of a job; the recorder writes it a moment later."""
+
+    (entry,) = eventually(lambda: own.work_queue.get_audit(event=event, job_id=job_id), PATIENCE)
+    return entry
+
+
 def free(own: Installation, *models: str) -> bool:
     return not any(own.work_queue.ledger.holders(f"model:{model}") for model in models)
 
@@ -76,7 +84,7 @@ def test_steps_run_in_their_order_and_hand_on_their_results(shared: Installation
     assert held == [list(begun.required_models)] * 3
     assert free(shared, one, two)
     assert shared.app.AsyncResult(job_of(done, "fourth")).get(timeout=PATIENCE) == "/x-14 {as is}"
-    (entry,) = shared.work_queue.get_audit(event="executed", job_id=done.execution_id)
+    entry = noted(shared, "executed", done.execution_id)
     assert (entry.who, entry.why) == ("ann", "nightly")
 
 
@@ -243,7 +251,7 @@ def test_an_execution_is_canceled(shared: Installation, moment: str) -> None:
         assert queue.cancel_execution(begun.execution_id, "enough", "ann") == "canceled"
     ended = ends(shared, begun, "CANCELED")
     assert free(shared, model)
-    (entry,) = queue.get_audit(event="canceled", job_id=ended.current_job_id)
+    entry = noted(shared, "canceled", ended.current_job_id)
     assert (entry.who, entry.why) == ("ann", "enough")
     assert shared.runs(job_of(begun, "two")) == 0
     with pytest.raises(Refused, match="has ended: it is CANCELED"):
@@ -322,6 +330,6 @@ def test_one_id_is_one_execution(shared: Installation) -> None:
     again = queue.execute_workflow(name, execution_id=model)
     assert (again.execution_id, again.status) == (first.execution_id, "COMPLETED")
     assert shared.runs(job_of(first, "one")) == 1
-    assert len(queue.get_audit(event="executed", job_id=first.execution_id)) == 1
+    noted(shared, "executed", first.execution_id)
     assert [one.execution_id for one in queue.get_executions(workflow=name)] == [first.execution_id]
     assert queue.get_executions(workflow=name, status="pending") == []
