@@ -12,8 +12,8 @@ from typing import Any
 from benchmarks.servers import RedisServer
 from coordinator.jobs import Job
 from coordinator.ledger import Ledger
+from coordinator.messages.transport import template_of
 from coordinator.resources import needs_of
-from coordinator.transport import template_of
 
 QUEUE, WORKER = "bench", "worker"
 

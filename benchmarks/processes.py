@@ -15,7 +15,7 @@ from typing import IO, TypeVar
 
 import psutil
 
-import coordinator.launch
+import coordinator.machine.launch
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -87,8 +87,8 @@ class Program:
             if not key.startswith(("COORDINATOR_", "CELERY_", "BENCH_"))
         }
         # Through the launcher: the kernel ends it when this process is killed.
-        launcher = [sys.executable, "-I", "-S", str(coordinator.launch.__file__)]
-        parent = {coordinator.launch.PARENT: str(os.getpid())}
+        launcher = [sys.executable, "-I", "-S", str(coordinator.machine.launch.__file__)]
+        parent = {coordinator.machine.launch.PARENT: str(os.getpid())}
         with self.log.open("ab") as log:
             try:
                 self.process = subprocess.Popen(

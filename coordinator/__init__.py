@@ -10,14 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from coordinator.application import coordinate
-    from coordinator.canvas import locked
-    from coordinator.context import (
-        RunningJob,
-        checkpoint,
-        current_job,
-        get_job_logger,
-        progress,
-    )
     from coordinator.errors import (
         CoordinatorError,
         InvalidSetting,
@@ -29,10 +21,18 @@ if TYPE_CHECKING:
         StoreUnavailable,
     )
     from coordinator.maintenance import get_queue_populator
+    from coordinator.messages.canvas import locked
+    from coordinator.operations.transactions import outbox
     from coordinator.populator import Wish
-    from coordinator.reaper import JobReaper, JobReaperConfig
+    from coordinator.recovery.reaper import JobReaper, JobReaperConfig
     from coordinator.registry import get_all_workflows, register_workflow
-    from coordinator.transactions import outbox
+    from coordinator.running.context import (
+        RunningJob,
+        checkpoint,
+        current_job,
+        get_job_logger,
+        progress,
+    )
     from coordinator.work_queue import WorkQueue, get_job_coordinator, get_work_queue
     from coordinator.workflows import Step, Workflow
 
@@ -70,8 +70,8 @@ __all__ = [
 
 _HOMES = {
     "application": ("coordinate",),
-    "canvas": ("locked",),
-    "context": ("RunningJob", "checkpoint", "current_job", "get_job_logger", "progress"),
+    "messages.canvas": ("locked",),
+    "running.context": ("RunningJob", "checkpoint", "current_job", "get_job_logger", "progress"),
     "errors": (
         "CoordinatorError",
         "InvalidSetting",
@@ -84,8 +84,8 @@ _HOMES = {
     ),
     "maintenance": ("get_queue_populator",),
     "populator": ("Wish",),
-    "transactions": ("outbox",),
-    "reaper": ("JobReaper", "JobReaperConfig"),
+    "operations.transactions": ("outbox",),
+    "recovery.reaper": ("JobReaper", "JobReaperConfig"),
     "registry": ("get_all_workflows", "register_workflow"),
     "work_queue": ("WorkQueue", "get_job_coordinator", "get_work_queue"),
     "workflows": ("Step", "Workflow"),

@@ -24,13 +24,18 @@ from coordinator.jobs import Job
 from coordinator.ledger import connection_url
 from coordinator.maintenance import Deliverer, schedule
 from coordinator.maintenance import install as install_maintenance
-from coordinator.message import rewritten
-from coordinator.needs import CARRIED, OPTIONS, describe, said
+from coordinator.messages.message import rewritten
+from coordinator.messages.needs import CARRIED, OPTIONS, describe, said
+from coordinator.messages.steps import planned, step_job
+from coordinator.messages.transport import (
+    OPTIONS_HEADER,
+    TOKEN_HEADER,
+    SentinelTransport,
+    Transport,
+)
 from coordinator.registry import Registry
 from coordinator.settings import Settings, load
 from coordinator.states import RUNNING
-from coordinator.steps import planned, step_job
-from coordinator.transport import OPTIONS_HEADER, TOKEN_HEADER, SentinelTransport, Transport
 from coordinator.work_queue import WorkQueue, set_work_queue
 from coordinator.workflows import Plan, Workflow
 
@@ -72,7 +77,7 @@ class Coordination:
 
     def recorder(self, holder: str) -> Any:
         """Return a recorder that delivers results through this app."""
-        from coordinator.recorder import Recorder
+        from coordinator.recovery.recorder import Recorder
 
         queue = self.work_queue
         watermark = self.settings.memory_watermark
@@ -277,7 +282,7 @@ def _configure(app: Celery, settings: Settings) -> None:
     conf.broker_transport = alias
     if not conf.result_backend:
         conf.result_backend = url
-    own = dict.fromkeys(("redis", "rediss"), "coordinator.results:Backend")
+    own = dict.fromkeys(("redis", "rediss"), "coordinator.messages.results:Backend")
     app.loader.override_backends = {**own, **app.loader.override_backends}
     conf.beat_schedule = {**schedule(app), **conf.beat_schedule}
 
@@ -325,7 +330,8 @@ def coordinate(app: Celery) -> Celery:
 
     app.task_cls = type("Task", (TaskOptions, symbol_by_name(app.task_cls)), {"abstract": True})
     app._tasks = TaskRegistry(app._tasks)
-    from coordinator import flower_events, remote_control, worker
+    from coordinator import flower_events, remote_control
+    from coordinator.running import worker
 
     worker.install(app)
     flower_events.install(app)

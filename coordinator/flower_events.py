@@ -159,7 +159,7 @@ def _moment(ms: int) -> str:
 class FlowerStep(bootsteps.StartStopStep):
     """Tells Flower from workers of the maintenance queue; in an app without that queue from any."""
 
-    requires = ("coordinator.worker:RecorderStep",)
+    requires = ("coordinator.running.worker:RecorderStep",)
 
     def __init__(self, controller: Any, **kwargs: Any) -> None:
         super().__init__(controller, **kwargs)

@@ -70,6 +70,6 @@ def _lives(pid: int, start: int) -> bool:
 
 def _is_guard(pid: int) -> bool:
     try:
-        return "coordinator.guard" in psutil.Process(pid).cmdline()
+        return "coordinator.running.guard" in psutil.Process(pid).cmdline()
     except psutil.NoSuchProcess:
         return False

@@ -22,7 +22,7 @@ from kombu.serialization import loads, prepare_accept_content
 from coordinator.errors import CoordinatorError
 from coordinator.jobs import Event
 from coordinator.populator import QueuePopulator, Wish, load_plan
-from coordinator.reaper import JobReaper
+from coordinator.recovery.reaper import JobReaper
 
 logger = logging.getLogger("coordinator")
 
@@ -92,7 +92,7 @@ def install(app: Celery) -> None:
         queue = app.coordination.work_queue
         return _tried("panic mode", lambda: len(queue.evaluate_panic()), 0)
 
-    @task(name="coordinator.alerts")
+    @task(name="coordinator.operations.alerts")
     def alerts() -> int:
         queue = app.coordination.work_queue
         return _tried("alerts", lambda: len(queue.evaluate_alerts()), 0)

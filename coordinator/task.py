@@ -17,15 +17,15 @@ from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from celery.utils.imports import symbol_by_name
 
 from coordinator import telling
-from coordinator.canvas import carry_on
-from coordinator.context import RunningJob, _current, current_job, worker_id
 from coordinator.errors import JobStopped, LedgerClosed, LedgerUnavailable, NotRetryable
 from coordinator.jobs import Job
 from coordinator.ledger import Claim, Ledger
-from coordinator.needs import Option, limit_of, said
+from coordinator.messages.canvas import carry_on
+from coordinator.messages.needs import Option, limit_of, said
+from coordinator.messages.steps import follow
+from coordinator.messages.transport import OPTIONS_HEADER, TOKEN_HEADER
 from coordinator.resources import models_of
-from coordinator.steps import follow
-from coordinator.transport import OPTIONS_HEADER, TOKEN_HEADER
+from coordinator.running.context import RunningJob, _current, current_job, worker_id
 
 logger = logging.getLogger("coordinator")
 
@@ -199,9 +199,9 @@ def adopt(task: Any) -> None:
     if issubclass(cls, CoordinatedTask):
         return
     own = cls.Request
-    request: Any = "coordinator.request:Request"
+    request: Any = "coordinator.running.request:Request"
     if own != celery.app.task.Task.Request:
-        from coordinator.request import Request
+        from coordinator.running.request import Request
 
         request = type("Request", (Request, symbol_by_name(own)), {})
     known = (celery.app.task.Task, object)

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from coordinator.alerts import Alerts
 from coordinator.errors import (
     CoordinatorError,
     InvalidValue,
@@ -23,18 +22,19 @@ from coordinator.errors import (
     LedgerUnavailable,
     StoreUnavailable,
 )
-from coordinator.executions import Executions
-from coordinator.holds import unknown_queue
-from coordinator.job_coordinator import JobCoordinator
 from coordinator.jobs import Job, Result
 from coordinator.ledger import Admission, Finish
-from coordinator.operators import Operators
-from coordinator.repairs import Repairs
+from coordinator.operations.alerts import Alerts
+from coordinator.operations.executions import Executions
+from coordinator.operations.holds import unknown_queue
+from coordinator.operations.job_coordinator import JobCoordinator
+from coordinator.operations.operators import Operators
+from coordinator.operations.transactions import Outbox, current_outbox
+from coordinator.recovery.repairs import Repairs
 from coordinator.resources import (
     kind_of,
     reason_text,
 )
-from coordinator.transactions import Outbox, current_outbox
 
 if TYPE_CHECKING:
     from coordinator.settings import Settings

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from click.testing import CliRunner
 
 from coordinator.cli import main
-from coordinator.processes import Processes
+from coordinator.machine.processes import Processes
 from tests.helpers import ROOT, eventually, running
 
 if TYPE_CHECKING:

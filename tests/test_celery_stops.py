@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from coordinator.family import member
-from coordinator.request import Request
+from coordinator.running.request import Request
 from tests.helpers import eventually
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from celery.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
 from celery.schedules import schedule
 from kombu.entity import Exchange
 
-from coordinator.context import WORKER_ID
+from coordinator.running.context import WORKER_ID
 from tests import celery_app
 from tests.helpers import eventually, running
 

@@ -15,9 +15,9 @@ import pytest
 from celery import Celery
 from click.testing import CliRunner, Result
 
-from coordinator.check import MISSING, NOTE, OK, Finding, examine
 from coordinator.cli import main
 from coordinator.embedded import Embedded
+from coordinator.machine.check import MISSING, NOTE, OK, Finding, examine
 from tests.helpers import ROOT
 
 APP = ("-A", "tests.plain_app")

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from coordinator import attention
-from coordinator.batches import lines_of
 from coordinator.durations import parse_duration, shown_duration
 from coordinator.errors import InvalidValue
+from coordinator.messages.batches import lines_of
+from coordinator.operations import attention
 from tests.helpers import said
 
 if TYPE_CHECKING:

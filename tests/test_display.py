@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from coordinator.display import JsonLines, Lines, Screen, line, screen, sparkline
 from coordinator.errors import LedgerUnavailable, Refused
-from coordinator.processes import Process
-from coordinator.snapshot import (
+from coordinator.machine.display import JsonLines, Lines, Screen, line, screen, sparkline
+from coordinator.machine.processes import Process
+from coordinator.machine.snapshot import (
     Headline,
     JobLine,
     ModelLine,

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from coordinator.alerts import CALL_SECONDS, CALLS, post
 from coordinator.errors import InvalidValue, LedgerClosed
-from coordinator.health import QueueHealth
+from coordinator.operations.alerts import CALL_SECONDS, CALLS, post
+from coordinator.operations.health import QueueHealth
 from coordinator.settings import load
 from coordinator.work_queue import WorkQueue
 from tests.helpers import eventually, free_port

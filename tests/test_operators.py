@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from coordinator.bulk import Bulk
 from coordinator.errors import InvalidValue, Refused, UnknownJob
-from coordinator.message import opened
-from coordinator.recorder import NAME as RECORDER
+from coordinator.messages.message import opened
+from coordinator.operations.bulk import Bulk
+from coordinator.recovery.recorder import NAME as RECORDER
 from coordinator.selection import Selection
 from coordinator.states import ALIASES, NOTED, Verb
 
@@ -342,8 +342,8 @@ def test_drain_leaves_alone_what_started_meanwhile(desk: Desk) -> None:
 def test_bulk_verbs_go_through_more_than_one_page(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coordinator.bulk.PAGE", 7)
-    monkeypatch.setattr("coordinator.bulk.STEP", 3)
+    monkeypatch.setattr("coordinator.operations.bulk.PAGE", 7)
+    monkeypatch.setattr("coordinator.operations.bulk.STEP", 3)
     ids = [desk.send("m", org="acme" if number % 2 else None) for number in range(31)]
     seen: list[tuple[int, int]] = []
     told = desk.queue.drain(org="acme", delay_seconds=60, progress=lambda *at: seen.append(at))

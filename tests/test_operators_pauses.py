@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from coordinator.errors import InvalidValue
-from coordinator.holds import CONFIGURATION, paused_by, way_out
+from coordinator.operations.holds import CONFIGURATION, paused_by, way_out
 from coordinator.work_queue import WorkQueue
 from tests.helpers import eventually
 

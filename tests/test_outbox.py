@@ -13,7 +13,7 @@ from celery import Celery
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from coordinator import coordinate, outbox
-from coordinator.reconciliation import Reconciler
+from coordinator.recovery.reconciliation import Reconciler
 from coordinator.work_queue import WorkQueue
 
 

@@ -13,9 +13,9 @@ import pytest
 from coordinator.errors import LedgerUnavailable
 from coordinator.jobs import Event, Job
 from coordinator.ledger import Ledger
-from coordinator.reaper import JobReaper
-from coordinator.reconciliation import KINDS, Reconciler, unwritten_jobs
-from coordinator.recorder import Recorder
+from coordinator.recovery.reaper import JobReaper
+from coordinator.recovery.reconciliation import KINDS, Reconciler, unwritten_jobs
+from coordinator.recovery.recorder import Recorder
 from coordinator.resources import needs_of
 from coordinator.settings import Settings
 from coordinator.verification import verify
@@ -96,8 +96,8 @@ def test_an_accepted_row_that_the_ledger_does_not_know_is_entered(site: Site) ->
 
 
 def test_old_rows_are_found_in_turn(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coordinator.reconciliation.BATCH", 2)
-    monkeypatch.setattr("coordinator.reconciliation.PAGES", 1)
+    monkeypatch.setattr("coordinator.recovery.reconciliation.BATCH", 2)
+    monkeypatch.setattr("coordinator.recovery.reconciliation.PAGES", 1)
     # An hour old by the producer's clock: not among the newest.
     jobs = [site.job(f"j{number}", f"m{number}") for number in range(5)]
     hour_ago = site.ledger.clock() - 3_600_000
@@ -166,7 +166,7 @@ def test_an_end_that_was_never_recorded_is_told_again(
     site.queue.submit(site.job("a"))
     site.record()
     site.ledger.finish("a", site.start("a"), "completed")
-    monkeypatch.setattr("coordinator.reconciliation.END_MS", -60_000)
+    monkeypatch.setattr("coordinator.recovery.reconciliation.END_MS", -60_000)
     assert site.reconciler.record_ends() == 0, "its event is still there"
     site.lose_events()
     site.mended(ends_recorded=1)

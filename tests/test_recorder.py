@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 
-from coordinator import recorder as recorder_module
 from coordinator.errors import LedgerFull, StoreUnavailable
 from coordinator.jobs import Event, Job
 from coordinator.ledger import Ledger
-from coordinator.reconciliation import Reconciler
-from coordinator.recorder import Recorder
+from coordinator.recovery import recorder as recorder_module
+from coordinator.recovery.reconciliation import Reconciler
+from coordinator.recovery.recorder import Recorder
 from coordinator.resources import needs_of
 from coordinator.settings import Settings
 from coordinator.store import Store

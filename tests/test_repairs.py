@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from coordinator.jobs import Event, Job
-from coordinator.recorder import Recorder
+from coordinator.recovery.recorder import Recorder
 from coordinator.resources import needs_of
 from coordinator.settings import Settings
 from coordinator.verification import verify

@@ -16,9 +16,9 @@ from coordinator.errors import LedgerClosed
 from coordinator.identity import machine
 from coordinator.jobs import Event, Job
 from coordinator.ledger import Ledger
-from coordinator.recorder import Recorder, record_all
+from coordinator.recovery.recorder import Recorder, record_all
+from coordinator.recovery.restorer import ANYBODY, FRESH_MS, TERM_MS, Restorer
 from coordinator.resources import needs_of
-from coordinator.restorer import ANYBODY, FRESH_MS, TERM_MS, Restorer
 from coordinator.settings import Settings
 from coordinator.store import Store
 from coordinator.verification import verify

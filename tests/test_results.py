@@ -9,7 +9,7 @@ import pytest
 from celery.backends.redis import RedisBackend
 
 from coordinator.jobs import Result
-from coordinator.results import MAX_BYTES, Backend
+from coordinator.messages.results import MAX_BYTES, Backend
 from tests import celery_app
 from tests.helpers import eventually
 from tests.ledger_driver import Driver, at

@@ -18,11 +18,11 @@ import pytest
 
 from coordinator.embedded import Embedded
 from coordinator.errors import CoordinatorError, InvalidValue, Refused
-from coordinator.processes import Processes, socket_path, tail
-from coordinator.programs import Program, configuration, flower_login, plan
-from coordinator.run_lock import RunLock
+from coordinator.machine.processes import Processes, socket_path, tail
+from coordinator.machine.programs import Program, configuration, flower_login, plan
+from coordinator.machine.run_lock import RunLock
+from coordinator.machine.supervisor import Supervisor, _descendants
 from coordinator.settings import QueueSettings, Settings
-from coordinator.supervisor import Supervisor, _descendants
 from tests.helpers import ROOT, eventually, running
 
 #: Celery takes seconds to load, more so beside other tests.

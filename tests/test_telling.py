@@ -12,7 +12,7 @@ import pytest
 
 from coordinator import telling
 from coordinator.family import Member, member, offspring
-from coordinator.guard import Guard
+from coordinator.running.guard import Guard
 from tests.helpers import eventually, kill_session
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's names of processes")

@@ -16,7 +16,7 @@ from coordinator.web.problems import Failed
 from coordinator.web.threads import Threads
 
 if TYPE_CHECKING:
-    from coordinator.listings import AuditEntry
+    from coordinator.operations.listings import AuditEntry
     from tests.desk import Desk
 
 pytest_plugins = ["tests.workers", "tests.desk"]

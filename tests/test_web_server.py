@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from kombu.utils.json import dumps
 
 from coordinator.cli import main
-from coordinator.programs import WEB, WEB_PORT, plan, web_port
+from coordinator.machine.programs import WEB, WEB_PORT, plan, web_port
 from coordinator.settings import load
 from coordinator.web.accounts import Accounts
 from tests import celery_app

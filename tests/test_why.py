@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from coordinator.why import explain
+from coordinator.operations.why import explain
 from tests.ledger_driver import Driver
 
 MINUTE = 60_000

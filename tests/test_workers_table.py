@@ -10,8 +10,8 @@ import pytest
 from coordinator.errors import StoreUnavailable
 from coordinator.jobs import Event, Job
 from coordinator.ledger import Ledger
+from coordinator.recovery.roster import Enrolment, Roster, versions
 from coordinator.resources import needs_of
-from coordinator.roster import Enrolment, Roster, versions
 from coordinator.store import Store
 from tests.helpers import eventually
 

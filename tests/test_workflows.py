@@ -11,11 +11,11 @@ from kombu.utils.json import dumps, loads
 
 from coordinator import InvalidValue, Refused, Step, Workflow, register_workflow
 from coordinator.errors import UnknownExecution, UnknownWorkflow
-from coordinator.execution_view import Execution
+from coordinator.operations.execution_view import Execution
 from tests.helpers import eventually
 
 if TYPE_CHECKING:
-    from coordinator.listings import AuditEntry
+    from coordinator.operations.listings import AuditEntry
     from tests.workers import Installation
 
 pytest_plugins = ["tests.workers"]

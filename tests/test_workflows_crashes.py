@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from coordinator import Step, Workflow, register_workflow
-from coordinator.execution_view import Execution
+from coordinator.operations.execution_view import Execution
 from coordinator.verification import verify
 from tests.helpers import eventually
 

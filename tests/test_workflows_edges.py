@@ -198,7 +198,7 @@ def test_an_execution_without_its_next_step_fails(desk: Desk, monkeypatch: Any) 
     desk.record()
     assert queue.get_execution(begun.execution_id).status == "PROCESSING"
     assert queue.end_stranded_executions() == []
-    monkeypatch.setattr("coordinator.executions.STRANDED_MS", -1000)
+    monkeypatch.setattr("coordinator.operations.executions.STRANDED_MS", -1000)
     assert queue.end_stranded_executions() == [begun.execution_id]
     found = queue.get_execution(begun.execution_id)
     assert (found.status, found.error) == (

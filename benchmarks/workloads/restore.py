@@ -12,8 +12,8 @@ from benchmarks.servers import RedisServer
 from benchmarks.workload import Case, Context, Sizes, Workload
 from coordinator.jobs import Job
 from coordinator.ledger import Ledger
+from coordinator.recovery.restorer import Restorer
 from coordinator.resources import needs_of
-from coordinator.restorer import Restorer
 from coordinator.settings import Settings
 from coordinator.store import Store
 

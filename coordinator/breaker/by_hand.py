@@ -18,7 +18,7 @@ from coordinator.breaker.states import (
     state_of,
 )
 from coordinator.errors import InvalidValue, Refused
-from coordinator.holds import PANIC, way_out
+from coordinator.operations.holds import PANIC, way_out
 from coordinator.resources import INTEGRATION, QUEUE, SERIAL, check_resource, kind_of
 
 

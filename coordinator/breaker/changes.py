@@ -13,8 +13,8 @@ from typing import Any
 
 from coordinator.breaker.states import BREAKER, HALF_OPEN, OPEN, VERBS, Move, PanicStep
 from coordinator.errors import LedgerClosed, Refused
-from coordinator.holds import PANIC, Holds
 from coordinator.ledger import PROBE_FAILED
+from coordinator.operations.holds import PANIC, Holds
 from coordinator.resources import kind_of
 
 logger = logging.getLogger("coordinator")

@@ -9,7 +9,7 @@ from coordinator.breaker.changes import Changes
 from coordinator.breaker.states import BREAKER, CLOSED, HALF_OPEN, OPEN, Move, PanicStep, state_of
 from coordinator.durations import shown_duration
 from coordinator.errors import LedgerClosed
-from coordinator.holds import PANIC, Hold
+from coordinator.operations.holds import PANIC, Hold
 from coordinator.resources import SERIAL, kind_of
 
 if TYPE_CHECKING:

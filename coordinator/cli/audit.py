@@ -12,7 +12,7 @@ from coordinator.cli.output import json_option, rows
 from coordinator.moments import shown_moment
 
 if TYPE_CHECKING:
-    from coordinator.listings import AuditEntry
+    from coordinator.operations.listings import AuditEntry
 
 
 @click.command("audit", short_help="Show who did what, and what happened")

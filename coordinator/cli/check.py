@@ -13,7 +13,7 @@ from coordinator.cli.output import REFUSED, answer, json_option, rows
 @click.pass_obj
 def command(installation: Installation, as_json: bool) -> None:
     """Tell whether this installation can work, and what to do where it cannot."""
-    from coordinator.check import MISSING, examine
+    from coordinator.machine.check import MISSING, examine
 
     findings = examine(installation.name, lambda: installation.app)
     answer(

@@ -20,7 +20,7 @@ def command() -> None:
 
 
 def _store(installation: Installation) -> Store:
-    from coordinator.records import open_store
+    from coordinator.recovery.records import open_store
 
     return open_store(installation.settings)
 

@@ -24,7 +24,7 @@ from coordinator.cli.output import answer, json_option, rows
 from coordinator.moments import shown_moment
 
 if TYPE_CHECKING:
-    from coordinator.failures import ErrorPattern, Failure
+    from coordinator.operations.failures import ErrorPattern, Failure
 
 since_option = click.option(
     "--since", type=DURATION, metavar="DURATION", help="Only of the last 90s, 10m, 24h, 7d ..."

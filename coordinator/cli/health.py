@@ -11,8 +11,8 @@ from coordinator.cli.options import age
 from coordinator.cli.output import REFUSED, answer, json_option, rows
 
 if TYPE_CHECKING:
-    from coordinator.alerts import Alert
-    from coordinator.health import Probe, QueueHealth
+    from coordinator.operations.alerts import Alert
+    from coordinator.operations.health import Probe, QueueHealth
 
 
 @click.command("health", short_help="Show how queues do, with reasons, and alerts")
@@ -38,7 +38,7 @@ def health(
 
     For probes: --live (a restart may help when it fails) and --ready (jobs should go elsewhere).
     """
-    from coordinator.health import DEGRADED, UNHEALTHY, worst
+    from coordinator.operations.health import DEGRADED, UNHEALTHY, worst
 
     if (live and ready) or (worker and not live) or (queue and (live or ready)):
         raise click.UsageError("give a queue, --live (perhaps with --worker) or --ready")

@@ -24,8 +24,8 @@ from coordinator.moments import shown_moment
 from coordinator.progress_text import progress_text
 
 if TYPE_CHECKING:
-    from coordinator.listings import AuditEntry, JobRecord
-    from coordinator.why import Why
+    from coordinator.operations.listings import AuditEntry, JobRecord
+    from coordinator.operations.why import Why
     from coordinator.work_queue import WorkQueue
 
 

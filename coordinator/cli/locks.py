@@ -33,7 +33,7 @@ def command(ctx: click.Context, kind: tuple[str, ...], as_json: bool) -> None:
 
 
 def _table(found: list[Lock]) -> Any:
-    from coordinator.holds import hold_of, paused_by
+    from coordinator.operations.holds import hold_of, paused_by
 
     if not found:
         return "nothing is held"

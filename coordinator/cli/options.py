@@ -18,7 +18,7 @@ from coordinator.errors import InvalidValue
 from coordinator.moments import parse_moment
 
 if TYPE_CHECKING:
-    from coordinator.bulk import Bulk
+    from coordinator.operations.bulk import Bulk
     from coordinator.paging import Page
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])

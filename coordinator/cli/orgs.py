@@ -20,7 +20,7 @@ from coordinator.moments import shown_moment
 from coordinator.resources import SERIAL_RESOURCE
 
 if TYPE_CHECKING:
-    from coordinator.shares import LimitReset, OrgShare
+    from coordinator.operations.shares import LimitReset, OrgShare
     from coordinator.work_queue import WorkQueue
 
 on_queue = click.option(

@@ -52,7 +52,7 @@ def pause(
 
     Nothing of it starts after this has returned; what runs goes on. It outlives restarts.
     """
-    from coordinator.holds import way_out
+    from coordinator.operations.holds import way_out
 
     _checked(queue, model, org, integration, everything=everything)
     work_queue = installation.work_queue
@@ -85,7 +85,7 @@ def resume(
     how: How,
 ) -> None:
     """End a pause; what waits starts in its turn. Exit code 1 when nothing was paused."""
-    from coordinator.holds import paused_text, way_out
+    from coordinator.operations.holds import paused_text, way_out
 
     _checked(queue, model, org, integration, everything=everything)
     work_queue = installation.work_queue

@@ -19,7 +19,7 @@ from coordinator.durations import shown_duration
 from coordinator.moments import shown_moment
 
 if TYPE_CHECKING:
-    from coordinator.rates import SlowJob, Throughput
+    from coordinator.operations.rates import SlowJob, Throughput
 
 
 @click.command("throughput", short_help="Count jobs over time")

@@ -18,7 +18,7 @@ def command(installation: Installation, name: str, as_json: bool) -> None:
     NAME is a process (worker-training, beat, flower, redis), a queue, `worker` for all workers one
     after the other, or `populator` for the worker it runs in.
     """
-    from coordinator.processes import Processes
+    from coordinator.machine.processes import Processes
 
     processes = Processes(installation.settings.data_dir)
     restarted = [processes.restart(found) for found in processes.find(name)]

@@ -37,7 +37,7 @@ SHOWN = 10
 @click.pass_obj
 def status(installation: Installation, watch: bool, every: float, as_json: bool) -> None:
     """Show queues, workers, what runs, what waits and why, and what needs attention."""
-    from coordinator.attention import look
+    from coordinator.operations.attention import look
 
     work_queue = installation.work_queue
     if not watch:
@@ -51,7 +51,7 @@ def _repeat(work_queue: WorkQueue, every: float, as_json: bool) -> None:
     from rich.live import Live
     from rich.text import Text
 
-    from coordinator.attention import look
+    from coordinator.operations.attention import look
 
     pause, live = threading.Event(), None
     if not as_json and sys.stdout.isatty():
@@ -161,8 +161,8 @@ def _plural(number: int, word: str) -> str:
 def watch(installation: Installation, plain: bool, as_json: bool) -> None:
     """Show the live screen of `coordinator up` from another terminal, until Ctrl-C."""
     from coordinator.cli.up import display_of
-    from coordinator.processes import Process, Processes
-    from coordinator.snapshot import Source, summary_of
+    from coordinator.machine.processes import Process, Processes
+    from coordinator.machine.snapshot import Source, summary_of
 
     work_queue = installation.work_queue
     processes = Processes(installation.settings.data_dir)

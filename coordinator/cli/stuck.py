@@ -25,7 +25,7 @@ from coordinator.errors import Refused
 from coordinator.moments import shown_moment
 
 if TYPE_CHECKING:
-    from coordinator.failures import StuckJob
+    from coordinator.operations.failures import StuckJob
     from coordinator.work_queue import WorkQueue
 
 threshold_option = click.option(

@@ -15,8 +15,8 @@ from coordinator.cli.output import REFUSED, answer, console, json_option, rows
 from coordinator.cli.trigger import follow, status_table
 
 if TYPE_CHECKING:
-    from coordinator.calls import Call
-    from coordinator.listings import JobRecord
+    from coordinator.messages.calls import Call
+    from coordinator.operations.listings import JobRecord
     from coordinator.work_queue import WorkQueue
 
 
@@ -99,8 +99,8 @@ def command(
 
 
 def _calls(app: Any, task: str | None, fields: dict[str, Any], config: Path | None) -> list[Call]:
-    from coordinator.batches import read_batch
-    from coordinator.calls import call_of
+    from coordinator.messages.batches import read_batch
+    from coordinator.messages.calls import call_of
 
     # A worker does this when it starts: only then the tasks of `imports` are known.
     app.loader.import_default_modules()
@@ -111,7 +111,7 @@ def _calls(app: Any, task: str | None, fields: dict[str, Any], config: Path | No
 
 
 def _send(app: Any, calls: list[Call]) -> list[str]:
-    from coordinator.calls import send
+    from coordinator.messages.calls import send
 
     ids = []
     with progress_bar("submitted", len(calls)) as progress:
@@ -122,7 +122,7 @@ def _send(app: Any, calls: list[Call]) -> list[str]:
 
 
 def _trigger(work_queue: WorkQueue, queues: set[str], by: str | None) -> list[Any]:
-    from coordinator.trigger import Trigger
+    from coordinator.operations.trigger import Trigger
 
     triggers = [Trigger(work_queue, queue) for queue in sorted(queues)]
     for trigger in triggers:

@@ -15,7 +15,7 @@ from coordinator.cli.output import answer, console, json_option, rows
 from coordinator.errors import Refused
 
 if TYPE_CHECKING:
-    from coordinator.trigger import QueueStatus, Trigger
+    from coordinator.operations.trigger import QueueStatus, Trigger
 
 
 @click.command("trigger", short_help="Let a queue work, and watch it")
@@ -43,7 +43,7 @@ def command(
 
     A paused queue is refused with exit code 1 and the way out.
     """
-    from coordinator.trigger import Paused, Trigger
+    from coordinator.operations.trigger import Paused, Trigger
 
     trigger = Trigger(installation.work_queue, queue)
     before = trigger.status()

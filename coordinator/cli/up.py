@@ -16,9 +16,9 @@ from coordinator.cli.output import console, json_line, json_option
 from coordinator.errors import CoordinatorError, Refused, StoreUnavailable
 
 if TYPE_CHECKING:
-    from coordinator.display import Display
-    from coordinator.snapshot import Snapshot, Source
-    from coordinator.supervisor import Supervisor
+    from coordinator.machine.display import Display
+    from coordinator.machine.snapshot import Snapshot, Source
+    from coordinator.machine.supervisor import Supervisor
 
 #: Seconds between two snapshots.
 SNAPSHOT_SECONDS = 1.0
@@ -68,9 +68,9 @@ def command(
     as_json: bool,
 ) -> None:
     """Run everything here: Redis, workers, beat, Flower, the HTTP API and the console. Ctrl-C stops it."""
-    from coordinator.programs import has_web
-    from coordinator.snapshot import summary_of
-    from coordinator.supervisor import Supervisor
+    from coordinator.machine.programs import has_web
+    from coordinator.machine.snapshot import summary_of
+    from coordinator.machine.supervisor import Supervisor
 
     summary = summary_of(installation.app)
     if until_generation is not None and summary is None:
@@ -147,7 +147,7 @@ def _first_admin(installation: Installation) -> dict[str, str]:
 
 
 def _source(app: Any, supervisor: Supervisor, addresses: dict[str, str], summary: Any) -> Source:
-    from coordinator.snapshot import Source
+    from coordinator.machine.snapshot import Source
 
     coordination = getattr(app, "coordination", None)
     return Source(
@@ -159,7 +159,7 @@ def _source(app: Any, supervisor: Supervisor, addresses: dict[str, str], summary
 
 
 def display_of(plain: bool, as_json: bool) -> Display:
-    from coordinator.display import JsonLines, Lines, Screen
+    from coordinator.machine.display import JsonLines, Lines, Screen
 
     if as_json:
         return JsonLines(sys.stdout)
@@ -169,7 +169,7 @@ def display_of(plain: bool, as_json: bool) -> Display:
 
 
 def _summarize(snapshot: Snapshot, as_json: bool) -> None:
-    from coordinator.display import models_table
+    from coordinator.machine.display import models_table
 
     if as_json:
         json_line({"summary": list(snapshot.models)})

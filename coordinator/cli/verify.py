@@ -12,7 +12,7 @@ from coordinator.cli.options import How, confirm, repairing
 from coordinator.cli.output import REFUSED, answer
 
 if TYPE_CHECKING:
-    from coordinator.repairs import Verification
+    from coordinator.recovery.repairs import Verification
 
 SHOWN = 20
 

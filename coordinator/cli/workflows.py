@@ -23,7 +23,7 @@ from coordinator.cli.output import ErrorsShown, answer, json_option, rows
 from coordinator.moments import shown_moment
 
 if TYPE_CHECKING:
-    from coordinator.execution_view import Execution
+    from coordinator.operations.execution_view import Execution
     from coordinator.workflows import Plan, Workflow
 
 

@@ -88,7 +88,7 @@ class Reads(Scripts):
     def idle_workers(self) -> list[dict[str, Any]]:
         """Return the workers that answer but take nothing, though messages wait and they have free slots.
 
-        ``idle_seconds`` says for how long; see ``coordinator.idleness``.
+        ``idle_seconds`` says for how long; see ``coordinator.running.idleness``.
         """
         return [worker for worker in self.workers() if worker.get("idle_seconds")]
 

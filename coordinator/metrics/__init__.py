@@ -14,8 +14,8 @@ from coordinator.metrics import ledger, store
 from coordinator.metrics.definitions import METRICS, Metric, table
 from coordinator.metrics.sheet import Sheet
 from coordinator.metrics.view import look
+from coordinator.recovery.roster import versions
 from coordinator.resources import queue_resource
-from coordinator.roster import versions
 
 if TYPE_CHECKING:
     from coordinator.work_queue import WorkQueue

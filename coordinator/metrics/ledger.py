@@ -6,10 +6,10 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from coordinator.holds import hold_of
 from coordinator.metrics.definitions import MOST_MODELS, STALLED_SECONDS, STUCK_SECONDS
 from coordinator.metrics.sheet import Sheet
 from coordinator.metrics.view import View
+from coordinator.operations.holds import hold_of
 from coordinator.resources import (
     INTEGRATION,
     MODEL,

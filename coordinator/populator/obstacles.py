@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from coordinator.durations import shown_duration
-from coordinator.holds import PANIC, hold_of, no_worker_text, paused_text
 from coordinator.ledger import Ledger, Limit
+from coordinator.operations.holds import PANIC, hold_of, no_worker_text, paused_text
 from coordinator.populator.wishes import Wish
 from coordinator.resources import (
     SERIAL_RESOURCE,

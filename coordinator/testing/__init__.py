@@ -12,7 +12,7 @@ from coordinator.testing.nodes import LocalWorker
 from coordinator.testing.processes import RedisProcess, WorkerProcess
 
 if TYPE_CHECKING:
-    from coordinator.listings import JobRecord
+    from coordinator.operations.listings import JobRecord
     from coordinator.work_queue import WorkQueue
 
 __all__ = ["LocalWorker", "RedisProcess", "WorkerProcess", "wait_for_status"]

@@ -12,7 +12,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from starlette.middleware import Middleware
 
-from coordinator.roster import versions
+from coordinator.recovery.roster import versions
 from coordinator.web import (
     events,
     jobs,

@@ -7,11 +7,11 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from coordinator.breaker import Breaker
-from coordinator.holds import Hold
 from coordinator.ledger import Lock
-from coordinator.listings import AuditEntry, JobRecord
-from coordinator.overview import ActiveJob, ActiveWorker, BlockedJob, QueueState
-from coordinator.shares import OrgShare
+from coordinator.operations.holds import Hold
+from coordinator.operations.listings import AuditEntry, JobRecord
+from coordinator.operations.overview import ActiveJob, ActiveWorker, BlockedJob, QueueState
+from coordinator.operations.shares import OrgShare
 from coordinator.workers import WorkerRecord
 
 #: Ten years: nobody means more, and sums with it still fit a date.

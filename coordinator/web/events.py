@@ -11,7 +11,7 @@ from coordinator.web.bodies import Name
 from coordinator.web.visits import COMMON, Guarded, Viewing
 
 if TYPE_CHECKING:
-    from coordinator.listings import AuditEntry
+    from coordinator.operations.listings import AuditEntry
 
 router = APIRouter(route_class=Guarded, tags=["status"], responses=COMMON)
 

@@ -15,7 +15,7 @@ from coordinator.web.problems import Failed
 from coordinator.web.threads import Threads
 
 if TYPE_CHECKING:
-    from coordinator.listings import AuditEntry
+    from coordinator.operations.listings import AuditEntry
     from coordinator.work_queue import WorkQueue
 
 logger = logging.getLogger("coordinator")

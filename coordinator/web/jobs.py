@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query
 
-from coordinator.calls import call_of, send
 from coordinator.errors import (
     InvalidValue,
     LedgerClosed,
@@ -14,7 +13,9 @@ from coordinator.errors import (
     StoreUnavailable,
     UnknownJob,
 )
-from coordinator.listings import JobRecord
+from coordinator.messages.calls import call_of, send
+from coordinator.operations.listings import JobRecord
+from coordinator.operations.why import Why
 from coordinator.states import State, status
 from coordinator.web.bodies import (
     Changed,
@@ -28,7 +29,6 @@ from coordinator.web.bodies import (
 )
 from coordinator.web.problems import responses
 from coordinator.web.visits import COMMON, Guarded, Operating, Viewing, blocking, once
-from coordinator.why import Why
 
 router = APIRouter(route_class=Guarded, tags=["jobs"], responses=COMMON)
 

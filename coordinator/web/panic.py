@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path
 
 from coordinator.breaker import Breaker, PanicStep
 from coordinator.errors import InvalidValue
-from coordinator.health import HealthReport
+from coordinator.operations.health import HealthReport
 from coordinator.resources import SERIAL_RESOURCE
 from coordinator.web.bodies import Breakers, Panic, Text
 from coordinator.web.problems import responses

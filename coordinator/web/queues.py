@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path
 
-from coordinator.bulk import Bulk
+from coordinator.operations.bulk import Bulk
 from coordinator.web.bodies import Drain, Pause, Paused, Reason, Resumed, Retry
 from coordinator.web.problems import responses
 from coordinator.web.visits import COMMON, Guarded, Operating, blocking, once

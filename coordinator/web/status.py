@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
 
-from coordinator.attention import look
-from coordinator.overview import ActiveJob
-from coordinator.roster import versions
+from coordinator.operations.attention import look
+from coordinator.operations.overview import ActiveJob
+from coordinator.recovery.roster import versions
 from coordinator.web.bodies import (
     Active,
     Assignment,

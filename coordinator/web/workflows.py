@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from coordinator.execution_view import Execution
+from coordinator.operations.execution_view import Execution
 from coordinator.web.bodies import Name, Reason
 from coordinator.web.problems import responses
 from coordinator.web.visits import COMMON, Guarded, Operating, Viewing, blocking, once

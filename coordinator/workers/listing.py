@@ -6,7 +6,7 @@ import logging
 
 from coordinator.author import default_author
 from coordinator.errors import InvalidValue, StoreUnavailable
-from coordinator.holds import Holds
+from coordinator.operations.holds import Holds
 from coordinator.workers.records import WorkerRecord, gone, live
 
 logger = logging.getLogger("coordinator")

@@ -9,7 +9,7 @@ from typing import Any
 
 from coordinator.author import default_author
 from coordinator.errors import CoordinatorError, InvalidValue, NoWorker, Refused
-from coordinator.holds import no_worker_text
+from coordinator.operations.holds import no_worker_text
 from coordinator.resources import check_limit, queue_resource
 from coordinator.workers.listing import WorkerListing
 from coordinator.workers.records import QueueScale

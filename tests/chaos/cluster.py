@@ -328,7 +328,7 @@ class Cluster:
         found = []
         for child in psutil.Process(self.processes[name].pid).children():
             with contextlib.suppress(psutil.NoSuchProcess):
-                if "coordinator.guard" not in " ".join(child.cmdline()):
+                if "coordinator.running.guard" not in " ".join(child.cmdline()):
                     found.append(child)
         return found
 

@@ -10,7 +10,7 @@ import threading
 import time
 from typing import Any
 
-from coordinator.restorer import TERM_MS
+from coordinator.recovery.restorer import TERM_MS
 from tests.chaos.app import app
 
 

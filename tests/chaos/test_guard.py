@@ -37,7 +37,13 @@ class Worker:
         self.main = subprocess.Popen([sys.executable, "-c", WORKER, str(note)], env=environment)
         eventually(lambda: note.exists() and len(note.read_text().split()) == 2)
         self.pids = [int(pid) for pid in note.read_text().split()]
-        command = [sys.executable, "-m", "coordinator.guard", "children", str(self.main.pid)]
+        command = [
+            sys.executable,
+            "-m",
+            "coordinator.running.guard",
+            "children",
+            str(self.main.pid),
+        ]
         self.guard = subprocess.Popen(
             command, stdin=subprocess.PIPE, env=environment, cwd=ROOT, start_new_session=True
         )

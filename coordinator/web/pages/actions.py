@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from coordinator.errors import InvalidValue, Refused, UnknownJob
-from coordinator.listings import JobRecord
+from coordinator.operations.listings import JobRecord
 from coordinator.states import TRANSITIONS, Verb
 from coordinator.web.pages.forms import Form, Paged, Sent
 from coordinator.web.pages.frame import Told, back, show

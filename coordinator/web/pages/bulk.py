@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from coordinator.bulk import Bulk
 from coordinator.errors import InvalidValue
+from coordinator.operations.bulk import Bulk
 from coordinator.selection import Selection
 from coordinator.web.pages.forms import Form, Paged, Sent
 from coordinator.web.pages.frame import show

@@ -16,7 +16,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from coordinator.roster import versions
+from coordinator.recovery.roster import versions
 from coordinator.web.pages import words
 from coordinator.web.pages.recent import Recent
 from coordinator.web.pages.words import HOME

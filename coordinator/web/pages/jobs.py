@@ -10,12 +10,12 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from coordinator.errors import LedgerClosed, LedgerUnavailable, UnknownJob
-from coordinator.listings import JobRecord
-from coordinator.overview import ActiveWorker
+from coordinator.operations.listings import JobRecord
+from coordinator.operations.overview import ActiveWorker
+from coordinator.operations.why import Why
 from coordinator.web.pages.forms import Paged
 from coordinator.web.pages.frame import show
 from coordinator.web.visits import Viewing, Visit, blocking
-from coordinator.why import Why
 
 router = APIRouter(route_class=Paged)
 

@@ -9,10 +9,10 @@ from functools import partial
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from coordinator.holds import Hold, hold_of, paused_by
 from coordinator.ledger import Lock
-from coordinator.overview import ActiveJob
-from coordinator.snapshot import ModelLine, model_lines, summary_of
+from coordinator.machine.snapshot import ModelLine, model_lines, summary_of
+from coordinator.operations.holds import Hold, hold_of, paused_by
+from coordinator.operations.overview import ActiveJob
 from coordinator.web.pages.charts import Chart, Series, lines
 from coordinator.web.pages.forms import Paged
 from coordinator.web.pages.frame import recent, show

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from coordinator.attention import attention
 from coordinator.durations import shown_duration
-from coordinator.health import QueueHealth
-from coordinator.holds import Hold, hold_of, paused_by
 from coordinator.ledger import Lock
 from coordinator.maintenance import populator_of
-from coordinator.overview import QueueState
+from coordinator.operations.attention import attention
+from coordinator.operations.health import QueueHealth
+from coordinator.operations.holds import Hold, hold_of, paused_by
+from coordinator.operations.overview import QueueState
 from coordinator.populator import Population
 from coordinator.resources import SERIAL_RESOURCE
 from coordinator.web.pages.forms import Paged

@@ -9,8 +9,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from coordinator.errors import InvalidValue
-from coordinator.failures import ErrorPattern
-from coordinator.rates import SlowJob, Throughput
+from coordinator.operations.failures import ErrorPattern
+from coordinator.operations.rates import SlowJob, Throughput
 from coordinator.web.pages.charts import Series, lines, spread, stacked
 from coordinator.web.pages.forms import Paged
 from coordinator.web.pages.frame import recent, show

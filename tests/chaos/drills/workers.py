@@ -244,7 +244,7 @@ def _guard(main: psutil.Process) -> psutil.Process:
         child
         for child in main.children()
         if child.status() != psutil.STATUS_ZOMBIE
-        and "coordinator.guard" in " ".join(child.cmdline())
+        and "coordinator.running.guard" in " ".join(child.cmdline())
     ]
     assert found, "the worker has no guard"
     return found[0]

@@ -1,0 +1,1 @@
+"""How the store follows the ledger, and how what was lost comes back."""
