@@ -27,14 +27,9 @@ from coordinator.maintenance import install as install_maintenance
 from coordinator.messages.message import rewritten
 from coordinator.messages.needs import CARRIED, OPTIONS, describe, said
 from coordinator.messages.steps import planned, step_job
-from coordinator.messages.transport import (
-    OPTIONS_HEADER,
-    TOKEN_HEADER,
-    SentinelTransport,
-    Transport,
-)
+from coordinator.messages.transport import OPTIONS_HEADER, TOKEN_HEADER, Transport
 from coordinator.registry import Registry
-from coordinator.settings import Settings, load
+from coordinator.settings import ONE_ADDRESS, Settings, load
 from coordinator.states import RUNNING
 from coordinator.work_queue import WorkQueue, set_work_queue
 from coordinator.workflows import Plan, Workflow
@@ -251,7 +246,9 @@ def _configure(app: Celery, settings: Settings) -> None:
     conf = app.conf
     url = conf.broker_write_url or os.environ.get("CELERY_BROKER_URL")
     scheme = str(url or "redis://").split("://", 1)[0]
-    if scheme not in ("redis", "rediss", "redis+socket", "sentinel"):
+    if scheme == "sentinel" or ";" in str(url):
+        raise InvalidSetting("broker_url", url, ONE_ADDRESS)
+    if scheme not in ("redis", "rediss", "redis+socket"):
         raise InvalidSetting(
             "broker_url",
             url,
@@ -269,13 +266,12 @@ def _configure(app: Celery, settings: Settings) -> None:
         raise InvalidSetting("task_protocol", conf.task_protocol, "2: headers say what a job needs")
     _check_serializers(conf)
     # Kombu makes channels from the transport alone, so each app has one of its own that knows it.
-    base = SentinelTransport if scheme == "sentinel" else Transport
     known = {
         "coordination": app.coordination,
         "scheme": scheme.partition("+")[0],
         "__module__": __name__,
     }
-    transport = type("Transport", (base,), known)
+    transport = type("Transport", (Transport,), known)
     alias = "coordinator" if (number := next(_numbers)) == 1 else f"coordinator{number}"
     aliases: dict[str, Any] = TRANSPORT_ALIASES
     aliases[alias] = lambda: transport

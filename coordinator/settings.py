@@ -254,12 +254,19 @@ def _numbers(low: int) -> Callable[[object], dict[str, int]]:
     return parse
 
 
+#: Said of URLs that name sentinels or several servers: Kombu would take the next one, and the ledger stay.
+ONE_ADDRESS = (
+    "one address that follows the master: HAProxy in front of the servers, as deploy/redis/haproxy.cfg "
+    "has it, or the primary endpoint of a managed Redis"
+)
+
+
 def _redis_url(value: object) -> str:
     url = _text(value)
-    if not url.startswith(("redis://", "rediss://", "redis+socket://", "sentinel://")):
-        raise ValueError(
-            "a URL that begins with redis://, rediss://, redis+socket:// or sentinel://"
-        )
+    if url.startswith("sentinel://") or ";" in url:
+        raise ValueError(ONE_ADDRESS)
+    if not url.startswith(("redis://", "rediss://", "redis+socket://")):
+        raise ValueError("a URL that begins with redis://, rediss:// or redis+socket://")
     return url
 
 

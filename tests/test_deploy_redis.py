@@ -13,6 +13,9 @@ import pytest
 import redis
 from celery import group
 
+from coordinator.errors import InvalidSetting
+from coordinator.settings import load
+from tests import celery_app
 from tests.helpers import ROOT, eventually, free_port, redis_executable, running
 
 if TYPE_CHECKING:
@@ -161,6 +164,24 @@ def test_redis_over_tls_is_enough(open_installation: type[Installation], tmp_pat
             pytest.skip("this redis-server has no TLS")
     with server(tmp_path, *options, url=url):
         smoke(open_installation(url, tmp_path))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"sentinel://:{PASSWORD}@127.0.0.1:26379",
+        f"sentinel://:{PASSWORD}@127.0.0.1:1;sentinel://:{PASSWORD}@127.0.0.1:2",
+        f"redis://:{PASSWORD}@127.0.0.1:1/0;redis://:{PASSWORD}@127.0.0.1:2/0",
+    ],
+)
+def test_urls_of_several_addresses_are_refused_with_the_way_out(tmp_path: Path, url: str) -> None:
+    said = "one address that follows the master: HAProxy .*deploy/redis/haproxy.cfg"
+    with pytest.raises(InvalidSetting, match=f"coordinator_redis_url: .*{said}") as setting:
+        load({"coordinator_redis_url": url})
+    app = celery_app.create(url, tmp_path, code=False)
+    with pytest.raises(InvalidSetting, match=f"broker_url: .*{said}") as broker:
+        app.send_task("play")
+    assert PASSWORD not in f"{setting.value}{broker.value}"
 
 
 @pytest.mark.slow

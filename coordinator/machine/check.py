@@ -254,7 +254,7 @@ def _info(url: str) -> dict[str, Any]:
 def _broker(app: Any, url: str, run_id: str | None) -> Finding:
     broker = app.conf.broker_write_url or app.conf.broker_url or ""
     remedy = "leave broker_url out, or set COORDINATOR_REDIS_URL to the same Redis and database"
-    if not str(broker).startswith(("redis", "sentinel", "unix")):
+    if not str(broker).startswith(("redis", "unix")):
         return Finding("broker", MISSING, "not a Redis", remedy)
     if broker == url:
         return Finding("broker", OK, "the same Redis as the ledger")

@@ -366,13 +366,3 @@ class Transport(kombu_redis.Transport):
     def client(self, value: Any) -> None:
         if value is not None:
             self._client = value
-
-
-class SentinelChannel(Channel, kombu_redis.SentinelChannel):
-    """The same over Sentinel."""
-
-
-class SentinelTransport(Transport, kombu_redis.SentinelTransport):
-    """The same over Sentinel."""
-
-    Channel = SentinelChannel
