@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import socket
 
 
 def default_author() -> str:
     """Return ``user@host`` of this process."""
+    # A terminal's module, which none but operators need.
+    import getpass
+
     try:
         user = getpass.getuser()
     except (KeyError, OSError):

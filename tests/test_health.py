@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from coordinator.errors import InvalidValue, LedgerClosed
-from coordinator.operations.alerts import CALL_SECONDS, CALLS, post
+from coordinator.operations.alerts import CALLS
 from coordinator.operations.health import QueueHealth
+from coordinator.operations.webhook import CALL_SECONDS, post
 from coordinator.settings import load
 from coordinator.work_queue import WorkQueue
 from tests.helpers import eventually, free_port

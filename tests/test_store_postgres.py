@@ -84,7 +84,7 @@ def test_the_migrations_make_the_tables_that_the_code_declares(store: Store) -> 
     with store.writing() as connection:
         connection.exec_driver_sql("CREATE SCHEMA declared")
         connection.exec_driver_sql("SET LOCAL search_path = declared")
-        schema().metadata.create_all(connection)
+        schema(dialect="postgresql").metadata.create_all(connection)
     with store.reading() as connection:
         migrated = shape(connection, "public")
         assert migrated == shape(connection, "declared")

@@ -6,14 +6,11 @@ webhook that does not answer is tried again with the next look, a few times.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import socket
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -29,8 +26,8 @@ logger = logging.getLogger("coordinator")
 
 WARNING, CRITICAL, RESOLVED = "warning", "critical", "resolved"
 
-#: Seconds that one look may spend on a webhook, on one call of it, and calls for one change.
-LOOK_SECONDS, CALL_SECONDS, CALLS = 6.0, 2.0, 5
+#: Seconds that one look may spend on a webhook, and calls of it for one change.
+LOOK_SECONDS, CALLS = 6.0, 5
 
 #: For how long nobody else looks.
 TERM_MS = 30_000
@@ -134,6 +131,8 @@ class Alerts(Health):
         for key, one in self.store.conditions("alert").items():
             data = dict(one.data)
             if not data["told"] and url and time.monotonic() < deadline:
+                from coordinator.operations.webhook import post
+
                 data["calls"] += 1
                 error = post(url, asdict(_shown(one)))
                 data["told"] = error is None or data["calls"] >= CALLS
@@ -238,46 +237,3 @@ def _log(alert: Alert) -> None:
     level = {WARNING: logging.WARNING, CRITICAL: logging.ERROR}.get(alert.level, logging.INFO)
     name = f"{alert.name} of {alert.scope}" if alert.scope else alert.name
     logger.log(level, "[COORDINATOR] alert %s %s: %s", name, alert.level, alert.message)
-
-
-def post(url: str, body: dict[str, Any]) -> str | None:
-    """Post JSON; return what went wrong, or None.
-
-    Args:
-        url: http or https.
-        body: what is posted.
-    """
-    try:
-        with _opener().open(url, json.dumps(body).encode(), CALL_SECONDS) as answer:
-            answer.read(1)
-    except (OSError, ValueError, urllib.error.URLError) as error:
-        return f"{type(error).__name__}: {error}"
-    return None
-
-
-class _Json(urllib.request.BaseHandler):
-    #: Before the handler that would call it a form.
-    handler_order = 100
-
-    def http_request(self, request: urllib.request.Request) -> urllib.request.Request:
-        request.add_header("Content-Type", "application/json")
-        return request
-
-    https_request = http_request
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    # Not urlopen, which would read a file as readily: here are no handlers of other schemes.
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        _Json,
-        urllib.request.ProxyHandler,
-        urllib.request.UnknownHandler,
-        urllib.request.HTTPHandler,
-        urllib.request.HTTPSHandler,
-        urllib.request.HTTPRedirectHandler,
-        urllib.request.HTTPDefaultErrorHandler,
-        urllib.request.HTTPErrorProcessor,
-    ):
-        opener.add_handler(handler())
-    return opener

@@ -72,8 +72,8 @@ def check_prefix(prefix: str) -> str:
 
 
 @lru_cache
-def schema(prefix: str = "") -> Schema:
-    """Return the tables whose names begin with ``prefix``.
+def schema(prefix: str = "", dialect: str = "sqlite") -> Schema:
+    """Return the tables whose names begin with ``prefix``, as the database ``dialect`` has them.
 
     Raises:
         InvalidSetting: a prefix that cannot begin the name of a table.
@@ -84,7 +84,7 @@ def schema(prefix: str = "") -> Schema:
     return Schema(
         prefix=prefix,
         metadata=metadata,
-        jobs=jobs(metadata, prefix),
+        jobs=jobs(metadata, prefix, dialect),
         models=models(metadata, prefix),
         events=events(metadata, prefix),
         totals=sa.Table(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 
 from coordinator.schema.texts import FINAL_STATES, HELD, RETRYING, UNFINISHED, words
 from coordinator.states import State
 
 
-def _partial(name: str, where: str, *columns: str) -> sa.Index:
-    return sa.Index(name, *columns, sqlite_where=sa.text(where), postgresql_where=sa.text(where))
+def jobs(metadata: sa.MetaData, prefix: str, dialect: str) -> sa.Table:
+    def partial(name: str, where: str, *columns: str) -> sa.Index:
+        # Said for the other database too, it would bring its 2 MiB of modules into each worker.
+        condition: Any = {f"{dialect}_where": sa.text(where)}
+        return sa.Index(name, *columns, **condition)
 
-
-def jobs(metadata: sa.MetaData, prefix: str) -> sa.Table:
     name = f"{prefix}coordinator_jobs"
     big, text, json = sa.BigInteger, sa.Text, sa.JSON(none_as_null=True)
 
@@ -88,17 +91,17 @@ def jobs(metadata: sa.MetaData, prefix: str) -> sa.Table:
         # Versions below the first would let an old event overwrite a new one.
         sa.CheckConstraint("epoch >= 0 AND version >= 0", name="versions_not_negative"),
         sa.Index(f"{name}_by_order", "sequence", "job_id"),
-        _partial(f"{name}_unfinished", UNFINISHED, "sequence", "job_id"),
+        partial(f"{name}_unfinished", UNFINISHED, "sequence", "job_id"),
         # Its first column is always NULL: a constant to look for, which SQLite takes before any range.
-        _partial(f"{name}_retrying", RETRYING, "finished_at", "sequence", "job_id"),
-        _partial(f"{name}_by_worker", HELD, "worker"),
-        _partial(f"{name}_by_owner", "owner <> ''", "owner"),
+        partial(f"{name}_retrying", RETRYING, "finished_at", "sequence", "job_id"),
+        partial(f"{name}_by_worker", HELD, "worker"),
+        partial(f"{name}_by_owner", "owner <> ''", "owner"),
         sa.Index(f"{name}_by_state", "state", "sequence", "job_id"),
         sa.Index(f"{name}_by_state_and_queue", "state", "queue", "sequence", "job_id"),
         sa.Index(f"{name}_by_queue", "queue", "sequence", "job_id"),
         sa.Index(f"{name}_by_org", "org", "sequence", "job_id"),
         sa.Index(f"{name}_by_model", "model", "sequence", "job_id"),
-        _partial(f"{name}_by_end", "finished_at IS NOT NULL", "state", "finished_at", "job_id"),
+        partial(f"{name}_by_end", "finished_at IS NOT NULL", "state", "finished_at", "job_id"),
     )
 
 

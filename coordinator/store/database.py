@@ -9,16 +9,19 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import exc
-from sqlalchemy.dialects import postgresql, sqlite
 
 from coordinator.errors import InvalidSetting, Refused, StoreUnavailable
 from coordinator.schema import Schema, schema
 from coordinator.store import forks
+from coordinator.store.dialects import insert
 from coordinator.store.redaction import Redactor
+
+if TYPE_CHECKING:
+    from sqlalchemy.dialects import postgresql, sqlite
 
 #: Serializes recorders on PostgreSQL, where writers do not exclude each other by themselves.
 RECORDER_LOCK = "coordinator recorder"
@@ -116,7 +119,7 @@ class Database:
         self.url = _parse(url)
         self.shown = self.url.render_as_string(hide_password=True)
         self.dialect = self.url.get_backend_name()
-        self.schema: Schema = schema(table_prefix)
+        self.schema: Schema = schema(table_prefix, self.dialect)
         self.redactor = Redactor(redact)
         self._busy_timeout = busy_timeout
         if synchronous.upper() not in ("NORMAL", "FULL", "EXTRA"):
@@ -197,7 +200,7 @@ class Database:
 
     def upsert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
         """Return this database's own INSERT, the one that knows ON CONFLICT."""
-        return sqlite.insert(table) if self.dialect == "sqlite" else postgresql.insert(table)
+        return insert(self.dialect, table)
 
     def among(self, column: sa.Column[str], values: Sequence[str]) -> sa.ColumnElement[bool]:
         """Return whether a text column has one of the values (at most ``CHUNK``)."""
@@ -207,7 +210,7 @@ class Database:
             value: sa.ColumnClause[str] = sa.column("value", sa.Text)
             return column.in_(sa.select(value).select_from(listed))
         # One array, not a list of parameters: with hundreds of those PostgreSQL reads the whole table.
-        return column == sa.any_(sa.literal(list(values), postgresql.ARRAY(sa.Text)))
+        return column == sa.any_(sa.literal(list(values), sa.ARRAY(sa.Text)))
 
     def state(self, statement: str, values: Any) -> int:
         """Run a statement that writes and is its own transaction; return the number of rows it touched."""

@@ -9,9 +9,9 @@ from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from coordinator.schema import Schema
+from coordinator.store.dialects import insert
 from coordinator.store.entry import LOGGED
 from coordinator.store.transitions import COLUMNS
 
@@ -211,12 +211,11 @@ class Statements:
             ids = sa.func.json_each(sa.bindparam("ids", type_=sa.Text))
             value: sa.ColumnClause[str] = sa.column("value", sa.Text)
             return column.in_(sa.select(value).select_from(ids))
-        return column == sa.any_(sa.bindparam("ids", type_=postgresql.ARRAY(sa.Text)))
+        return column == sa.any_(sa.bindparam("ids", type_=sa.ARRAY(sa.Text)))
 
     def _upsert(self, table: sa.Table, columns: Sequence[str] = ()) -> Any:
-        insert = sqlite.insert if self.dialect.name == "sqlite" else postgresql.insert
         names = columns or [column.name for column in table.c]
-        return insert(table).values({name: sa.bindparam(name) for name in names})
+        return insert(self.dialect.name, table).values({name: sa.bindparam(name) for name in names})
 
     def _insert(self, table: sa.Table, columns: Sequence[str] = ()) -> Statement:
         return self._made(self._upsert(table, columns).on_conflict_do_nothing())

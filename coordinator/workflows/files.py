@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -53,7 +52,12 @@ def _read(path: Path) -> Workflow:
 def _parsed(path: Path) -> Any:
     try:
         text = path.read_text("utf-8")
-        return json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        if path.suffix == ".json":
+            return json.loads(text)
+        # Every worker and producer imports this file, and few have workflows in such files.
+        import tomllib
+
+        return tomllib.loads(text)
     except OSError as error:
         raise InvalidValue("file", path.name, f"one that can be read ({error.strerror})") from None
     except ValueError as error:
