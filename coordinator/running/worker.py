@@ -20,6 +20,7 @@ from coordinator.recovery.roster import Enrolment
 from coordinator.running.context import WORKER_ID
 from coordinator.running.renewal import Renewal
 from coordinator.running.request import DROPPED, IN_HAND, process_mark
+from coordinator.running.sharing import keep_shared
 from coordinator.running.worker_view import WorkerView, copied
 
 logger = logging.getLogger("coordinator")
@@ -38,6 +39,7 @@ class LeaseStep(bootsteps.StartStopStep):
         self.view = WorkerView(controller)
         # Before the pool starts, so that its processes inherit it.
         os.environ[WORKER_ID] = self.view.id
+        keep_shared()
         controller.coordinator_lease = self
         wait = controller.wait_for_soft_shutdown
 
