@@ -7,7 +7,9 @@ RUN /opt/coordinator/bin/pip install --no-cache-dir --require-hashes -r requirem
 COPY pyproject.toml README.md LICENSE ./
 COPY coordinator coordinator
 COPY tasks tasks
-RUN /opt/coordinator/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
+# What installed it stays behind: nothing that runs needs it, and its own holes would be the image's.
+RUN /opt/coordinator/bin/pip install --no-cache-dir --no-deps --no-build-isolation . \
+    && /opt/coordinator/bin/pip uninstall --yes --quiet setuptools pip
 
 FROM python:3.11-slim
 # A number, not a name: Kubernetes can check only a number to be another user than root.

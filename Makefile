@@ -57,9 +57,10 @@ lock: ## Resolve requirements.lock (development) and requirements-runtime.lock (
 	@test -x $(LOCK_VENV)/bin/uv || { $(PYTHON) -m venv $(LOCK_VENV) && $(LOCK_VENV)/bin/python -m pip install --quiet uv; }
 	$(LOCK_VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-annotate --no-emit-index-url --all-extras $(ARGS) pyproject.toml -o requirements.lock
+	$(LOCK_VENV)/bin/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['build-system']['requires'], sep=chr(10))" | \
 	$(LOCK_VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-annotate --no-emit-index-url --extra postgres --extra games --extra web \
-		-c requirements.lock pyproject.toml -o requirements-runtime.lock
+		-c requirements.lock pyproject.toml - -o requirements-runtime.lock
 
 # What is locked, not what is installed; the service it asks is that of the package index.
 audit: ## Look for known vulnerabilities in what the container is made of
