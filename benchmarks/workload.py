@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,9 +52,7 @@ class Context:
         assert self.case.system is not None
         return SYSTEMS[self.case.system]
 
-    def install(
-        self, *slots: int, lease: float = LONG_LEASE, begin: bool = False
-    ) -> AbstractContextManager[Installation]:
+    def install(self, *slots: int, lease: float = LONG_LEASE, begin: bool = False) -> Installation:
         """Return the case's system with one worker for each number of slots, not yet started."""
         profile = None
         if self.profile:
