@@ -28,6 +28,7 @@ from coordinator.messages.message import rewritten
 from coordinator.messages.needs import CARRIED, OPTIONS, describe, said
 from coordinator.messages.steps import planned, step_job
 from coordinator.messages.transport import OPTIONS_HEADER, TOKEN_HEADER, Transport
+from coordinator.observer import carried, observe
 from coordinator.registry import Registry
 from coordinator.settings import ONE_ADDRESS, Settings, load
 from coordinator.states import RUNNING
@@ -162,6 +163,9 @@ class CoordinatedConnection(Connection):
             self.transport_cls = self._own
 
     def info(self) -> dict[str, Any]:
+        if self._own is None:
+            info: dict[str, Any] = super().info()
+            return info
         return {**super().info(), "transport": self.transport.scheme}
 
 
@@ -174,6 +178,8 @@ class CoordinatedAMQP(AMQP):
     @cached_property
     def send_task_message(self) -> Any:
         send = self._create_task_sender()
+        if self.coordination.settings.observing:
+            return carried(send, self.coordination.describe)
 
         def send_coordinated(
             producer: Any, name: str, message: Any, headers: Any = None, **options: Any
@@ -218,6 +224,8 @@ class CoordinatedControl(Control):
     """Makes ``revoke`` durable: it also cancels the job, wherever it waits or runs."""
 
     def revoke(self, task_id: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.app.coordination.settings.observing:
+            return super().revoke(task_id, *args, **kwargs)
         ledger = self.app.coordination.work_queue.ledger
         left = []
         for job_id in [task_id] if isinstance(task_id, str) else list(task_id or ()):
@@ -243,6 +251,10 @@ def _place(url: str) -> tuple[str, ...]:
 
 
 def _configure(app: Celery, settings: Settings) -> None:
+    if settings.observing:
+        observe(app, settings)
+        return
+    _install(app)
     conf = app.conf
     url = conf.broker_write_url or os.environ.get("CELERY_BROKER_URL")
     scheme = str(url or "redis://").split("://", 1)[0]
@@ -281,6 +293,16 @@ def _configure(app: Celery, settings: Settings) -> None:
     own = dict.fromkeys(("redis", "rediss"), "coordinator.messages.results:Backend")
     app.loader.override_backends = {**own, **app.loader.override_backends}
     conf.beat_schedule = {**schedule(app), **conf.beat_schedule}
+
+
+def _install(app: Celery) -> None:
+    """Add to an app what enforces; known with the settings, which an app has before it has a worker or a task."""
+    from coordinator import flower_events
+    from coordinator.running import worker
+
+    worker.install(app)
+    flower_events.install(app)
+    install_maintenance(app)
 
 
 #: Content that runs code when it is read, by its names.
@@ -325,14 +347,10 @@ def coordinate(app: Celery) -> Celery:
     from coordinator.task import TaskOptions, TaskRegistry
 
     app.task_cls = type("Task", (TaskOptions, symbol_by_name(app.task_cls)), {"abstract": True})
-    app._tasks = TaskRegistry(app._tasks)
-    from coordinator import flower_events, remote_control
-    from coordinator.running import worker
+    app._tasks = TaskRegistry(app._tasks, lambda: not coordination.settings.observing)
+    from coordinator import remote_control
 
-    worker.install(app)
-    flower_events.install(app)
     remote_control.install()
-    install_maintenance(app)
     load_config = app._load_config
 
     # Not a receiver of on_after_configure: Celery logs what a receiver raises and goes on.

@@ -59,6 +59,7 @@ class Settings:
     """All settings of one installation, checked.
 
     Attributes:
+        mode: ``enforce``, or ``observe``: nothing is enforced, and what would have waited is counted.
         redis_url: Redis for ledger and broker; None is the embedded one.
         database_url: SQLAlchemy URL of the store; None is a SQLite file in the data folder.
         table_prefix: first part of the name of every table and view in the database.
@@ -98,6 +99,7 @@ class Settings:
         alerts: when alerts are raised, and where they go.
     """
 
+    mode: str = "enforce"
     redis_url: str | None = None
     database_url: str | None = None
     table_prefix: str = ""
@@ -137,6 +139,10 @@ class Settings:
     panic: PanicSettings = field(default_factory=PanicSettings)
     health: HealthSettings = field(default_factory=HealthSettings)
     alerts: AlertSettings = field(default_factory=AlertSettings)
+
+    @property
+    def observing(self) -> bool:
+        return self.mode == "observe"
 
     @property
     def embedded(self) -> bool:
@@ -289,6 +295,7 @@ _QUEUE_PARSERS: dict[str, Callable[[object], Any]] = {
 }
 
 _PARSERS: dict[str, Callable[[object], Any]] = {
+    "mode": _one_of("enforce", "observe"),
     "redis_url": _redis_url,
     "database_url": _text,
     "table_prefix": _prefix,

@@ -215,15 +215,22 @@ def adopt(task: Any) -> None:
 
 
 class TaskRegistry(celery.app.registry.TaskRegistry):
-    """The tasks of an app, each adopted when it is registered: by decorator, shared or as an object."""
+    """The tasks of an app, each adopted when it is registered: by decorator, shared or as an object.
 
-    def __init__(self, tasks: Mapping[str, Any]) -> None:
+    Args:
+        tasks: those there are already.
+        adopts: whether tasks are adopted; asked when one is registered, since by then the app has its settings.
+    """
+
+    def __init__(self, tasks: Mapping[str, Any], adopts: Callable[[], bool]) -> None:
         super().__init__()
+        self._adopts = adopts
         for name, task in tasks.items():
             self[name] = task
 
     def __setitem__(self, name: str, task: Any) -> None:
-        adopt(task)
+        if self._adopts():
+            adopt(task)
         super().__setitem__(name, task)
 
 

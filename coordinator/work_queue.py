@@ -28,6 +28,7 @@ from coordinator.operations.alerts import Alerts
 from coordinator.operations.executions import Executions
 from coordinator.operations.holds import unknown_queue
 from coordinator.operations.job_coordinator import JobCoordinator
+from coordinator.operations.observations import Observations
 from coordinator.operations.operators import Operators
 from coordinator.operations.transactions import Outbox, current_outbox
 from coordinator.recovery.repairs import Repairs
@@ -58,7 +59,7 @@ def row_of(job: Job) -> str:
     return json.dumps({name: getattr(job, name) for name in _FIELDS})
 
 
-class WorkQueue(Operators, Alerts, Executions, Repairs):
+class WorkQueue(Operators, Alerts, Executions, Repairs, Observations):
     """Jobs and queues of one installation: every verb once.
 
     Args:

@@ -42,6 +42,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "private_file",
         "embedded",
         "verification",
+        "observing",
     ),
     "decisions": (
         "operations",
@@ -59,6 +60,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "task",
         "flower_events",
         "maintenance",
+        "observer",
         "application",
         "remote_control",
     ),
@@ -85,6 +87,7 @@ FORBIDDEN: dict[str, frozenset[str]] = {
     "store": CELERY | REDIS,
     "migrations": CELERY | REDIS,
     "embedded": CELERY | DATABASE,
+    "observing": CELERY | DATABASE,
 }
 
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from coordinator.embedded import redis_url
-from coordinator.errors import UnknownJob
+from coordinator.errors import Refused, UnknownJob
 from coordinator.jobs import Event, Job
 from coordinator.ledger import Ledger
 from coordinator.recovery.restorer import Restorer, configured
@@ -89,6 +89,7 @@ class Records:
     @property
     def ledger(self) -> Ledger:
         if self._ledger is None:
+            self._check_enforcing()
             with self._lock:
                 if self._ledger is None:
                     settings = self.settings
@@ -98,12 +99,21 @@ class Records:
     @property
     def store(self) -> Store:
         if self._store is None:
+            self._check_enforcing()
             with self._lock:
                 if self._store is None:
                     store = open_store(self.settings)
                     store.upgrade()
                     self._store = store
         return self._store
+
+    def _check_enforcing(self) -> None:
+        # A pause that pauses nothing would be taken for one.
+        if self.settings.observing:
+            raise Refused(
+                "coordinator_mode is observe: nothing is enforced, so there is nothing to look at or to change; "
+                "coordinator conflicts tells what would have waited"
+            )
 
     def unknown_job(self, job_id: str) -> UnknownJob:
         """Return the error that tells that a job is not known."""
