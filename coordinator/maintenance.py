@@ -92,7 +92,7 @@ def install(app: Celery) -> None:
         queue = app.coordination.work_queue
         return _tried("panic mode", lambda: len(queue.evaluate_panic()), 0)
 
-    @task(name="coordinator.operations.alerts")
+    @task(name="coordinator.alerts")
     def alerts() -> int:
         queue = app.coordination.work_queue
         return _tried("alerts", lambda: len(queue.evaluate_alerts()), 0)

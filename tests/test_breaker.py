@@ -297,10 +297,10 @@ def test_what_cannot_be_in_panic(quick: Desk, scope: str) -> None:
 def test_beat_has_breakers_and_alerts_looked_at(alone: Installation) -> None:
     every = alone.app.conf.beat_schedule
     assert every["coordinator.panic"]["schedule"] == 5
-    assert every["coordinator.operations.alerts"]["schedule"] == 30
+    assert every["coordinator.alerts"]["schedule"] == 30
     alone.work_queue.wait_until_open()
     assert alone.app.tasks["coordinator.panic"]() == 0
-    assert alone.app.tasks["coordinator.operations.alerts"]() == 0
+    assert alone.app.tasks["coordinator.alerts"]() == 0
 
 
 def test_beat_leaves_out_what_is_switched_off(quick: Desk, alone: Installation) -> None:
