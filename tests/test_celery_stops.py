@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -277,3 +279,46 @@ def test_a_worker_that_answers_and_takes_nothing_is_found(
     with alone.worker():
         alone.work_queue.ledger.leave(next(iter(alone.work_queue.ledger.known_workers())))
         assert alone.get(left) == 2
+
+
+def test_children_that_end_at_once_are_all_seen_and_the_next_lost_connection_is_survived(
+    alone: Installation,
+) -> None:
+    with alone.worker(concurrency=6) as worker:
+        main = psutil.Process(worker.pid)
+        for round_ in range(3):
+            before = {child.pid for child in pool_of(main)}
+            assert len(before) == 6
+            # What the main process finds when it goes on: all of them gone.
+            main.suspend()
+            for child in pool_of(main):
+                child.kill()
+            main.resume()
+            eventually(partial(replaced, main, before), 60)
+            for client in alone.redis.client_list():
+                if client["db"] == alone.broker.rsplit("/", 1)[1]:
+                    alone.redis.execute_command(
+                        "CLIENT", "KILL", "ID", client["id"], "SKIPME", "yes"
+                    )
+            # A job that is fetched in this very moment is dispatched again when its dispatch lease ends.
+            eventually(partial(connected, worker, round_ + 2), 30)
+            assert alone.get(alone.play(["give", 7])) == 7
+        assert main.is_running()
+
+
+def replaced(main: psutil.Process, before: set[int]) -> bool:
+    return len({child.pid for child in pool_of(main)} - before) == len(before)
+
+
+def connected(worker: Worker, times: int) -> bool:
+    return worker.log.read_text().count("Connected to") >= times
+
+
+def pool_of(main: psutil.Process) -> list[psutil.Process]:
+    """Return the children of a worker that run jobs."""
+    found = []
+    for child in main.children():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            if "coordinator.running.guard" not in child.cmdline():
+                found.append(child)
+    return found

@@ -17,6 +17,7 @@ from celery.worker import state
 from coordinator.errors import CoordinatorError
 from coordinator.family import PROCESS_MARK
 from coordinator.recovery.roster import Enrolment
+from coordinator.running.children import follow_exits
 from coordinator.running.context import WORKER_ID
 from coordinator.running.renewal import Renewal
 from coordinator.running.request import DROPPED, IN_HAND, process_mark
@@ -54,6 +55,7 @@ class LeaseStep(bootsteps.StartStopStep):
         controller.wait_for_soft_shutdown = wait_for_soft_shutdown
 
     def start(self, controller: Any) -> None:
+        follow_exits(controller.pool)
         coordination = controller.app.coordination
         work_queue = coordination.work_queue
         self.renewal = Renewal(

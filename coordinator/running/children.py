@@ -1,0 +1,45 @@
+"""The prefork pool's children: every exit is seen, also when several end at once."""
+
+from __future__ import annotations
+
+import select
+from typing import Any
+
+
+def follow_exits(pool: Any) -> None:
+    """Make a prefork pool see the exit of each of its children.
+
+    Celery's event loop takes up the exits of several children one by one, and the first replaces them all. A
+    new child may get the file descriptor of an old one whose exit is still to be taken up, and is then taken
+    for dead. Nobody would see its own exit, so its job would keep its models for seconds; and at the next lost
+    connection the worker would end with "file descriptor is None". Jobs that are ended together, since their
+    lease is over, are children that exit together.
+
+    Args:
+        pool: Celery's pool as a worker has it; any other than prefork is left alone.
+    """
+    processes: Any = getattr(pool, "_pool", None)
+    if not hasattr(processes, "_event_process_exit"):
+        return
+    take_up, track = processes._event_process_exit, processes._track_child_process
+
+    def event_process_exit(hub: Any, process: Any) -> None:
+        descriptor = getattr(process, "_sentinel_poll", None)
+        if descriptor is not None and _closed(descriptor):
+            take_up(hub, process)
+
+    def track_child_process(process: Any, hub: Any) -> None:
+        if getattr(process, "_sentinel_poll", 0) is None:
+            # Its files were closed when it was not quite gone.
+            del process._sentinel_poll
+        track(process, hub)
+
+    processes._event_process_exit = event_process_exit
+    processes._track_child_process = track_child_process
+
+
+def _closed(descriptor: int) -> bool:
+    """Return whether the other end of a pipe, which a child keeps open as long as it lives, is closed."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN | select.POLLHUP)
+    return bool(poll.poll(0))
