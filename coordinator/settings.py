@@ -366,23 +366,34 @@ def _queues(setting: str, value: object) -> dict[str, QueueSettings]:
     return found
 
 
+def _configured(configured: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
+    items = list(configured.items())
+    # Django's settings are Celery's in a namespace: CELERY_COORDINATOR_LIMITS. Celery knows it once they are read.
+    namespace = getattr(configured, "prefix", None)
+    prefixes = [PREFIX, f"{namespace}{PREFIX}".upper()] if namespace else [PREFIX]
+    return {
+        key.removeprefix(prefix).lower(): (key, value)
+        for key, value in items
+        for prefix in prefixes
+        if key.startswith(prefix) and value is not None
+    }
+
+
 def load(
     configured: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None
 ) -> Settings:
     """Return the settings of this installation.
 
     Args:
-        configured: Celery's configuration; only keys with the prefix ``coordinator_`` are read.
+        configured: Celery's configuration; only keys with the prefix ``coordinator_`` are read, with that of
+            Celery's namespace before it when there is one.
         environ: the environment; by default this process's.
 
     Raises:
         InvalidSetting: a wrong value or an unknown name, with the nearest known one.
     """
     environ = os.environ if environ is None else environ
-    given: dict[str, tuple[str, object]] = {}
-    for key, value in (configured or {}).items():
-        if key.startswith(PREFIX) and value is not None:
-            given[key.removeprefix(PREFIX)] = (key, value)
+    given = _configured(configured or {})
     timeouts: dict[str, float] = {}
     known = {item.name for item in fields(Settings)}
     for key, value in with_files(

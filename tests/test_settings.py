@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import Celery
 
 from coordinator.errors import InvalidSetting, InvalidValue
 from coordinator.settings import QueueSettings, Settings, load
@@ -38,6 +39,19 @@ def test_the_environment_wins_over_the_configuration() -> None:
 
 def test_celerys_own_keys_and_foreign_variables_are_left_alone() -> None:
     assert load({"task_default_queue": "x"}, {"HOME": "/nowhere"}) == load({}, {})
+
+
+def test_a_namespace_of_celery_comes_before_the_prefix() -> None:
+    app = Celery("django", set_as_current=False)
+    given = {"CELERY_COORDINATOR_LIMITS": {"model:m": 2}, "CELERY_COORDINATOR_MODE": "observe"}
+    app.config_from_object(given, namespace="CELERY")
+    settings = load(app.conf, {})
+    assert (settings.limits, settings.mode) == ({"model:m": 2}, "observe")
+    wrong = Celery("django", set_as_current=False)
+    wrong.config_from_object({"CELERY_COORDINATOR_LIMIT": {}}, namespace="CELERY")
+    with pytest.raises(InvalidSetting, match="did you mean 'CELERY_COORDINATOR_LIMITS'"):
+        load(wrong.conf, {})
+    assert load({"COORDINATOR_MODE": "observe"}, {}).mode == "enforce", "not ours without one"
 
 
 def test_an_empty_variable_and_none_count_as_unset() -> None:
