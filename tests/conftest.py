@@ -16,7 +16,7 @@ import psycopg
 import pytest
 import redis
 
-from tests.helpers import eventually, free_port, redis_executable, running
+from tests.helpers import absent, eventually, free_port, redis_executable, running
 
 # Two test processes share two cores: how long an example takes says nothing about the code.
 hypothesis.settings.register_profile("default", deadline=None, print_blob=True)
@@ -102,9 +102,7 @@ def _postgres_server() -> Iterator[_Postgres]:
     programs = _postgres_folder()
     if programs is None:
         message = "no PostgreSQL on this machine (on Debian: apt-get install postgresql)"
-        if os.environ.get("REQUIRE_POSTGRES"):
-            pytest.fail(message)
-        pytest.skip(message)
+        absent(message, "REQUIRE_POSTGRES")
     # The server refuses to run as root, and pytest's folders are closed to other users.
     user = "postgres" if os.geteuid() == 0 else None
     folder = Path(tempfile.mkdtemp(prefix="pg-"))

@@ -6,8 +6,6 @@ A test file asks for the fixtures with ``pytest_plugins = ["tests.workers", "tes
 from __future__ import annotations
 
 import gc
-import os
-import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +19,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from coordinator.web.access import COOKIE
 from coordinator.web.accounts import Accounts
 from tests import celery_app
-from tests.helpers import eventually, free_port, running
+from tests.helpers import eventually, free_port, program, running
 
 if TYPE_CHECKING:
     from tests.workers import Installation
@@ -118,13 +116,8 @@ class Console:
 
 def chromium() -> str:
     """Return the system's Chromium; without one a test is skipped, or fails where it must not be."""
-    for name in ("chromium", "chromium-browser", "google-chrome"):
-        if found := shutil.which(name):
-            return found
-    message = "no Chromium on this machine (on Debian: apt-get install chromium)"
-    if os.environ.get("REQUIRE_BROWSER"):
-        pytest.fail(message)
-    pytest.skip(message)
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return program(*names, package="chromium", required="REQUIRE_BROWSER")
 
 
 # For one file: while it lives, its loop runs in this thread, and other files' tests run loops of their own.

@@ -13,9 +13,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import psutil
+import pytest
 from click.testing import Result
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,6 +62,29 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def absent(message: str, required: str) -> NoReturn:
+    """Skip the test for want of something; where the environment's variable ``required`` is set, fail it."""
+    if os.environ.get(required):
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+def program(*names: str, package: str, required: str) -> str:
+    """Return where the first of some programs is; without any the test is skipped, or fails where it must not be."""
+    for name in names:
+        if found := shutil.which(name):
+            return found
+    absent(f"no {names[0]} on this machine (on Debian: apt-get install {package})", required)
+
+
+def system_redis() -> str | None:
+    """Return the system's Redis server, newer than the bundled one and with TLS, or None.
+
+    Named by ``SYSTEM_REDIS`` it need not be on PATH, where the embedded Redis would take it.
+    """
+    return os.environ.get("SYSTEM_REDIS") or shutil.which("redis-server")
 
 
 def redis_executable() -> str:

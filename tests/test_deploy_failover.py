@@ -14,7 +14,7 @@ from redis.retry import Retry
 
 from coordinator.errors import LedgerUnavailable
 from tests.chaos.proxy import Proxy
-from tests.helpers import eventually, free_port, redis_executable, running
+from tests.helpers import eventually, free_port, redis_executable, running, system_redis
 
 if TYPE_CHECKING:
     import subprocess
@@ -39,7 +39,10 @@ class Group:
         eventually(self._in_step, timeout=30)
 
     def _run(self, port: int, *options: str, config: Path | None = None) -> None:
-        command: list[str | Path] = [redis_executable(), *([config] if config else [])]
+        command: list[str | Path] = [
+            system_redis() or redis_executable(),
+            *([config] if config else []),
+        ]
         command += ["--port", str(port), "--bind", "127.0.0.1", *options]
         log = self.folder / f"{port}.log"
         process = running(*command, cwd=self.folder, log=log, grace=0)

@@ -6,7 +6,6 @@ Everything is inside the namespaces, Redis too: nothing of it can be reached fro
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import uuid
@@ -20,7 +19,7 @@ import pytest
 from kombu.utils.json import dumps
 
 from tests import celery_app
-from tests.helpers import eventually, redis_executable, running
+from tests.helpers import absent, eventually, program, redis_executable, running
 
 if TYPE_CHECKING:
     from tests.workers import Installation
@@ -78,14 +77,15 @@ class Net:
 
 @pytest.fixture
 def net() -> Iterator[Net]:
-    if os.geteuid() != 0 or shutil.which("ip") is None:
-        pytest.skip("needs root and iproute2")
+    program("ip", package="iproute2", required="REQUIRE_NAMESPACES")
+    if os.geteuid() != 0:
+        absent("only root makes network namespaces", "REQUIRE_NAMESPACES")
     own = Net()
     try:
         try:
             own.build()
         except RuntimeError as error:
-            pytest.skip(f"no network namespaces here: {error}")
+            absent(f"no network namespaces here: {error}", "REQUIRE_NAMESPACES")
         yield own
     finally:
         own.remove()

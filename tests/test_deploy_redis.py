@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import subprocess
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +15,19 @@ from celery import group
 from coordinator.errors import InvalidSetting
 from coordinator.settings import load
 from tests import celery_app
-from tests.helpers import ROOT, eventually, free_port, redis_executable, running
+from tests.helpers import (
+    ROOT,
+    absent,
+    eventually,
+    free_port,
+    program,
+    redis_executable,
+    running,
+    system_redis,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.workers import Installation
 
@@ -29,8 +37,8 @@ PASSWORD = "t0psecret"
 
 
 @contextmanager
-def server(folder: Path, *options: str, url: str) -> Iterator[None]:
-    command = [redis_executable(), "--bind", "127.0.0.1", "--save", "", *options]
+def server(folder: Path, *options: str, url: str, executable: str | None = None) -> Iterator[None]:
+    command = [executable or redis_executable(), "--bind", "127.0.0.1", "--save", "", *options]
     log = folder / "redis.log"
     with running(*command, cwd=folder, log=log, grace=0) as process:
 
@@ -73,6 +81,12 @@ def smoke(site: Installation) -> None:
         assert site.work_queue.verify_locks().left == ()
 
 
+def of_the_system() -> str:
+    """Return a Redis of the version that is deployed, with TLS, which the bundled one is built without."""
+    message = "no redis-server of the system, with TLS (on Debian: apt-get install redis-server)"
+    return system_redis() or absent(message, "REQUIRE_DEPLOYMENT")
+
+
 def acl(folder: Path) -> Path:
     """Return the deployed file with the password put in, and the queue of these tests added."""
     digest = hashlib.sha256(PASSWORD.encode()).hexdigest()
@@ -84,14 +98,18 @@ def acl(folder: Path) -> Path:
     return path
 
 
+# Redis 7 reads these rules with more kinds of rights than 6.2 has.
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("find", [redis_executable, of_the_system], ids=["bundled", "system"])
 def test_a_user_with_least_rights_is_enough(
-    open_installation: type[Installation], tmp_path: Path
+    open_installation: type[Installation], tmp_path: Path, find: Callable[[], str]
 ) -> None:
     port = free_port()
     url = f"redis://coordinator:{PASSWORD}@127.0.0.1:{port}/0"
-    with server(tmp_path, "--port", str(port), "--aclfile", str(acl(tmp_path)), url=url):
+    with server(
+        tmp_path, "--port", str(port), "--aclfile", str(acl(tmp_path)), url=url, executable=find()
+    ):
         smoke(open_installation(url, tmp_path))
         with redis.Redis.from_url(url) as client:
             for words in (
@@ -101,7 +119,7 @@ def test_a_user_with_least_rights_is_enough(
                 ("SHUTDOWN",),
                 ("SCRIPT", "FLUSH"),
                 ("ACL", "LIST"),
-                ("DEBUG", "SLEEP", "0"),
+                ("REPLICAOF", "NO", "ONE"),
                 ("SET", "others", "1"),
                 ("GET", "others"),
             ):
@@ -114,9 +132,7 @@ def test_a_user_with_least_rights_is_enough(
 
 def certificates(folder: Path) -> dict[str, Path]:
     """Make an authority and a server's certificate of it."""
-    program = shutil.which("openssl")
-    if program is None:
-        pytest.skip("no openssl on this machine")
+    openssl = program("openssl", package="openssl", required="REQUIRE_DEPLOYMENT")
     found = {
         name: folder / name for name in ("ca.pem", "ca.key", "redis.pem", "redis.key", "redis.csr")
     }
@@ -143,7 +159,7 @@ def certificates(folder: Path) -> dict[str, Path]:
             *("-CAcreateserial", "-out", "redis.pem", "-days", "2", "-extfile", "names"),
         ],
     ):
-        subprocess.run([program, *words], cwd=folder, check=True, capture_output=True)
+        subprocess.run([openssl, *words], cwd=folder, check=True, capture_output=True)
     return found
 
 
@@ -156,13 +172,7 @@ def test_redis_over_tls_is_enough(open_installation: type[Installation], tmp_pat
     options = ["--port", "0", "--tls-port", str(port), "--requirepass", PASSWORD]
     options += ["--tls-cert-file", str(made["redis.pem"]), "--tls-key-file", str(made["redis.key"])]
     options += ["--tls-ca-cert-file", str(made["ca.pem"]), "--tls-auth-clients", "no"]
-    log = tmp_path / "probe.log"
-    with running(redis_executable(), *options, "--bind", "127.0.0.1", log=log, grace=0) as process:
-        eventually(lambda: process.poll() is not None or "Ready to accept" in log.read_text())
-        if process.poll() is not None:
-            # The bundled server is built without it.
-            pytest.skip("this redis-server has no TLS")
-    with server(tmp_path, *options, url=url):
+    with server(tmp_path, *options, url=url, executable=of_the_system()):
         smoke(open_installation(url, tmp_path))
 
 

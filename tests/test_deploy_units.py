@@ -15,7 +15,7 @@ import yaml
 from click.testing import CliRunner
 
 from coordinator.cli import main
-from tests.helpers import ROOT
+from tests.helpers import ROOT, program
 from tests.test_deploy_compose import SERVICES
 from tests.test_deploy_monitoring import known, names
 
@@ -119,13 +119,11 @@ def test_a_proxy_that_follows_the_master_is_rightly_configured(tmp_path: Path) -
     text = (ROOT / "deploy" / "redis" / "haproxy.cfg").read_text()
     assert "expect string role:master" in text
     assert "on-marked-down shutdown-sessions" in text
-    program = shutil.which("haproxy")
-    if program is None:
-        return
+    haproxy = program("haproxy", package="haproxy", required="REQUIRE_DEPLOYMENT")
     config = tmp_path / "haproxy.cfg"
     config.write_text(re.sub(r"redis\d\.internal", "127.0.0.1", text))
     done = subprocess.run(
-        [program, "-c", "-f", config],
+        [haproxy, "-c", "-f", config],
         env={"REDIS_PASSWORD": "x"},
         capture_output=True,
         text=True,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +15,7 @@ from coordinator.metrics import METRICS, scrape, table
 from coordinator.settings import Settings
 from coordinator.store import Store
 from coordinator.work_queue import WorkQueue
-from tests.helpers import ROOT, free_port
+from tests.helpers import ROOT, free_port, program
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,13 +30,7 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 def promtool() -> str:
     """Return Prometheus's checker; the test is skipped without it, and fails where it is required."""
-    found = shutil.which("promtool")
-    if found is None:
-        message = "no promtool on this machine (on Debian: apt-get install prometheus)"
-        if os.environ.get("REQUIRE_PROMTOOL"):
-            pytest.fail(message)
-        pytest.skip(message)
-    return found
+    return program("promtool", package="prometheus", required="REQUIRE_PROMTOOL")
 
 
 def samples(work_queue: WorkQueue) -> Samples:
