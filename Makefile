@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOCK_VENV := build/lock
+PEERS := build/peers
 # 3.11 and 3.12 first: for these the bundled Redis has ready wheels.
 PYTHON ?= $(shell for python in python3.11 python3.12 python3 python3.13 python3.14; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
@@ -11,10 +12,10 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3 python3.13 python3
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check bench chaos format lock audit clean
+.PHONY: help install run test check bench peers bench-peers wheel-check release-check chaos format lock audit clean
 
 help: ## Print this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
 
 install: $(STAMP) ## Create .venv with everything that is needed (a minute; nothing to do when up to date)
 
@@ -34,7 +35,7 @@ run: $(STAMP) ## Run everything here: Redis, workers, beat, Flower; Ctrl-C stops
 	@$(BIN)/coordinator up $(ARGS)
 
 test: $(STAMP) ## Run the tests, all but the chaos ones
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not chaos" $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not chaos and not wheel" $(ARGS)
 
 check: $(STAMP) ## Lint, format and strict type check
 	$(BIN)/ruff check .
@@ -44,8 +45,24 @@ check: $(STAMP) ## Lint, format and strict type check
 bench: $(STAMP) ## Measure throughput against plain Celery
 	$(BIN)/python -m benchmarks $(ARGS)
 
+# Their packages never meet the project's: versions and hashes of their own, in a folder of their own.
+peers: ## Install the queues that bench-peers compares with into build/peers (the Node one if npm is there)
+	@test -x $(PEERS)/venv/bin/python || $(PYTHON) -m venv $(PEERS)/venv
+	$(PEERS)/venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+		-r benchmarks/peers/requirements.lock
+	@mkdir -p $(PEERS)/node && cp benchmarks/peers/package.json benchmarks/peers/package-lock.json $(PEERS)/node
+	@if command -v npm >/dev/null; then cd $(PEERS)/node && npm ci --silent --ignore-scripts --no-audit --no-fund; \
+		else echo "npm is not here: BullMQ will be reported as not installed"; fi
+
+bench-peers: $(STAMP) peers ## Measure the same jobs on other projects' queues (half an hour)
+	@mkdir -p build/bench
+	$(BIN)/python -m benchmarks peers --json build/bench/peers.json --markdown build/bench/peers.md $(ARGS)
+
 chaos: $(STAMP) ## Kill, freeze and cut off processes for some minutes, and check that nothing ran twice
 	$(BIN)/python -m pytest -m chaos $(ARGS)
+
+wheel-check: $(STAMP) ## Install the wheel outside the repository and run it there (some minutes; needs the package index)
+	$(BIN)/python -m pytest -m wheel tests/test_wheel.py $(ARGS)
 
 format: $(STAMP) ## Format the code and fix what lint can fix
 	$(BIN)/ruff check --fix .
@@ -62,11 +79,12 @@ lock: ## Resolve requirements.lock (development) and requirements-runtime.lock (
 		--no-header --no-annotate --no-emit-index-url --extra postgres --extra games --extra web \
 		-c requirements.lock pyproject.toml - -o requirements-runtime.lock
 
-# What is locked, not what is installed; the service it asks is that of the package index.
+# What is locked, not what is installed; the service it asks is that of the package index. Strict: an index that has no such
+# service (a mirror) is an error and no clean bill.
 audit: ## Look for known vulnerabilities in what the container is made of
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed" >&2; exit 1; }
 	@test -x $(LOCK_VENV)/bin/pip-audit || { $(PYTHON) -m venv $(LOCK_VENV) && $(LOCK_VENV)/bin/python -m pip install --quiet pip-audit; }
-	$(LOCK_VENV)/bin/pip-audit --requirement requirements-runtime.lock --require-hashes --disable-pip $(ARGS)
+	$(LOCK_VENV)/bin/pip-audit --requirement requirements-runtime.lock --require-hashes --disable-pip --strict $(ARGS)
 
 clean: ## Remove .venv, caches and build products (never the data folder)
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
