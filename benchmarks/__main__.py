@@ -5,19 +5,26 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import click
 
 from benchmarks import machine
+from benchmarks.comparison import compared
 from benchmarks.harness import run
+from benchmarks.peers import PEERS
 from benchmarks.profiles import profiles
-from benchmarks.report import document, markdown
+from benchmarks.report import Result, document, markdown
 from benchmarks.systems import SYSTEMS
+from benchmarks.workload import Workload
 from benchmarks.workloads import WORKLOADS
 
 _NAMES = "\n".join(f"  {name:<12} {workload.title}" for name, workload in WORKLOADS.items())
 _SYSTEMS = "\n".join(f"  {name:<18} {system.title}" for name, system in SYSTEMS.items())
+
+COMPARED = tuple(compared())
+COMPARED_SYSTEMS = (*SYSTEMS, *PEERS)
 
 
 @click.command(epilog=f"\b\nWorkloads:\n{_NAMES}\n\n\b\nSystems:\n{_SYSTEMS}")
@@ -49,17 +56,36 @@ def main(
 ) -> None:
     """Measure the coordinator beside plain Celery and the usual recipe, in turn, on this machine.
 
+    With the word peers instead of names: beside other projects' queues (see peers --help).
+
     Ends with 1 when something was lost, doubled, out of order or could not be run; bars that are not held
     are shown and change nothing. A profile slows down what it profiles: its figures are no measurement.
     """
+    folder = profile.resolve() if profile else None
+    chosen = [WORKLOADS[name] for name in names or WORKLOADS]
+    results = _measured(chosen, runs, quick, only, json_file, report_file, folder)
+    if profile:
+        (profile / "profiles.txt").write_text(profiles(profile))
+        print(f"Profiles: {profile / 'profiles.txt'}")
+    sys.exit(1 if any(result.violations or result.failures for result in results) else 0)
+
+
+def _measured(
+    workloads: Sequence[Workload],
+    runs: int | None,
+    quick: bool,
+    only: Collection[str],
+    json_file: Path | None,
+    report_file: Path | None,
+    profile: Path | None = None,
+) -> list[Result]:
+    """Run workloads and report them, also while it goes on."""
     facts = machine.describe(Path(tempfile.gettempdir()))
-    results = []
-    for name in names or WORKLOADS:
-        workload = WORKLOADS[name]
+    results: list[Result] = []
+    for workload in workloads:
         sizes = workload.quick if quick else workload.sizes
         repetitions = runs or (1 if quick else workload.runs)
-        folder = profile.resolve() if profile else None
-        result = run(workload, sizes, repetitions, _tell, only, folder)
+        result = run(workload, sizes, repetitions, _tell, only, profile)
         results.append(result)
         # Written after each workload: hours of measuring must not be lost to the last one.
         facts["load_after"] = machine.load()
@@ -68,10 +94,46 @@ def main(
         if report_file:
             report_file.write_text(markdown(results, facts, quick))
     print(markdown(results, facts, quick))
-    if profile:
-        (profile / "profiles.txt").write_text(profiles(profile))
-        print(f"Profiles: {profile / 'profiles.txt'}")
-    sys.exit(1 if any(result.violations or result.failures for result in results) else 0)
+    return results
+
+
+@click.command()
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="NAME",
+    type=click.Choice([*COMPARED, *COMPARED_SYSTEMS]),
+    help="Only these workloads and systems, of: " + ", ".join([*COMPARED, *COMPARED_SYSTEMS]),
+)
+@click.option(
+    "--runs", type=click.IntRange(1), help="Repetitions (default: 3 of throughput, else 1)."
+)
+@click.option("--quick", is_flag=True, help="Tiny sizes: shows that all works, measures nothing.")
+@click.option(
+    "--blocked", type=click.IntRange(1), default=100_000, show_default=True, help="In the backlog."
+)
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--markdown", "report_file", type=click.Path(path_type=Path, dir_okay=False))
+def peers(
+    only: tuple[str, ...],
+    runs: int | None,
+    quick: bool,
+    blocked: int,
+    json_file: Path | None,
+    report_file: Path | None,
+) -> None:
+    """Measure the same jobs on other projects' queues, in turn, in half an hour; make peers installs them.
+
+    Ends with 1 when the coordinator or Celery lost, doubled or could not run something. What a peer did wrong is
+    in the report; one that is not installed is listed there as that.
+    """
+    workloads = [
+        one for name, one in compared(blocked).items() if not {*only} & {*COMPARED} or name in only
+    ]
+    systems = {*only} & {*COMPARED_SYSTEMS}
+    results = _measured(workloads, runs, quick, systems, json_file, report_file)
+    wrong = [line for result in results for line in (*result.violations, *result.failures)]
+    sys.exit(1 if any(line.startswith(("coordinated", "celery")) for line in wrong) else 0)
 
 
 def _tell(line: str) -> None:
@@ -79,4 +141,6 @@ def _tell(line: str) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["peers"]:
+        peers(sys.argv[2:], prog_name="python -m benchmarks peers")
     main(prog_name="python -m benchmarks")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 from benchmarks.figures import Row
 from benchmarks.processes import LimitReached, SystemFailed
@@ -13,6 +16,8 @@ from benchmarks.report import Result
 from benchmarks.workload import Case, Context, Sizes, Workload
 
 Tell = Callable[[str], None]
+
+_Measured: TypeAlias = list[Row] | SystemFailed
 
 
 def run(
@@ -39,25 +44,37 @@ def run(
     for number in range(1, runs + 1):
         rows: dict[str, Row] = {}
         result.repetitions.append(rows)
-        for case in cases:
-            if case.name in broken:
-                continue
+        folder = profile / workload.name if profile and number == 1 else None
+        left = [case for case in cases if case.name not in broken]
+        measure = partial(_tried, workload, sizes, folder)
+        measured = _together(measure, left) if workload.together else map(measure, left)
+        for case, found in zip(left, measured, strict=True):
             shown = f"{workload.name} {number}/{runs} {case.name}"
-            folder = profile / workload.name if profile and number == 1 else None
-            try:
-                found = _once(workload, case, sizes, folder)
-            except SystemFailed as error:
+            if isinstance(found, SystemFailed):
                 # It would fail in every repetition, each after its full time.
                 broken.add(case.name)
-                result.failures.append(f"{case.name}: {error}")
-                tell(f"{shown}: NOT RUN: {error}")
+                result.failures.append(f"{case.name}: {found}")
+                tell(f"{shown}: NOT RUN: {found}")
                 continue
-            except LimitReached as error:
-                found = [Row(case.name, violations=_broken(case, error), notes=[str(error)])]
             for row in found:
                 rows[row.name] = row
                 tell(f"{shown}: {_line(workload, row)}")
     return result
+
+
+def _together(measure: Callable[[Case], _Measured], cases: Sequence[Case]) -> list[_Measured]:
+    # Programs are ended by the thread that started them: to the kernel that thread is their parent.
+    with ThreadPoolExecutor(max(1, len(cases))) as pool:
+        return list(pool.map(measure, cases))
+
+
+def _tried(workload: Workload, sizes: Sizes, profile: Path | None, case: Case) -> _Measured:
+    try:
+        return _once(workload, case, sizes, profile)
+    except SystemFailed as error:
+        return error
+    except LimitReached as error:
+        return [Row(case.name, violations=_broken(case, error), notes=[str(error)])]
 
 
 def _broken(case: Case, error: LimitReached) -> list[str]:

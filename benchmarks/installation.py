@@ -15,8 +15,9 @@ from typing import Any, Self
 import sqlalchemy as sa
 
 from benchmarks.batch import WARM_UP, Batch, Submitted
-from benchmarks.processes import LimitReached, Memory, Program, SystemFailed, ending, until
-from benchmarks.servers import RedisServer
+from benchmarks.postgres import PostgresServer
+from benchmarks.processes import Cpu, LimitReached, Memory, Program, SystemFailed, ending, until
+from benchmarks.servers import RedisServer, Server
 from benchmarks.systems import System
 from benchmarks.trace import RAN, Trace
 
@@ -84,7 +85,8 @@ class Installation:
             raise SystemFailed(f"{self.system.name} cannot be started: {missing}")
         ready = self.folder / "ready"
         ready.mkdir(parents=True)
-        self.server = self._stack.enter_context(RedisServer(self.folder / "redis"))
+        kind = PostgresServer if self.system.postgres else RedisServer
+        self.server: Server = self._stack.enter_context(kind(self.folder / "server"))
         programs: list[Program] = []
         # Only a process that is asked to end leaves a profile.
         self._stack.enter_context(ending(programs, lambda: 10.0 if self.profile else 0.0))
@@ -227,7 +229,7 @@ class Installation:
     def _watch_lag(self) -> None:
         if not self.system.recorded:
             return
-        pipe = self.server.client.pipeline(transaction=True)
+        pipe = self._pipeline()
         pipe.xrange(f"{PREFIX}events", count=1)
         pipe.time()
         oldest, (seconds, micros) = pipe.execute()
@@ -235,9 +237,13 @@ class Installation:
             written = int(oldest[0][0].partition(b"-")[0])
             self.lag = max(self.lag, seconds + micros / 1e6 - written / 1e3)
 
+    def _pipeline(self) -> Any:
+        assert isinstance(self.server, RedisServer)
+        return self.server.client.pipeline(transaction=True)
+
     def _is_recorded(self, idle: bool) -> bool:
         # Both in one step: else a job could end between the two looks.
-        pipe = self.server.client.pipeline(transaction=True)
+        pipe = self._pipeline()
         pipe.xlen(f"{PREFIX}events")
         pipe.hgetall(f"{PREFIX}counts")
         events, counts = pipe.execute()
@@ -300,17 +306,3 @@ class Installation:
         """Return the memory of all workers, without the helpers."""
         found = [program.memory() for program in self.workers]
         return Memory(sum(one.rss for one in found), sum(one.pss for one in found))
-
-
-class Cpu:
-    """CPU seconds of workers, helpers (the recorder) and server."""
-
-    def __init__(self, workers: float, helpers: float, server: float) -> None:
-        self.workers, self.helpers, self.server = workers, helpers, server
-
-    def __sub__(self, other: Cpu) -> Cpu:
-        return Cpu(
-            self.workers - other.workers,
-            self.helpers - other.helpers,
-            self.server - other.server,
-        )

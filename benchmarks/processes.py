@@ -58,6 +58,22 @@ class Memory:
     pss: float
 
 
+@dataclass(frozen=True)
+class Cpu:
+    """CPU seconds of workers, helpers (the recorder) and server."""
+
+    workers: float
+    helpers: float
+    server: float
+
+    def __sub__(self, other: Cpu) -> Cpu:
+        return Cpu(
+            self.workers - other.workers,
+            self.helpers - other.helpers,
+            self.server - other.server,
+        )
+
+
 class Program:
     """A command in a session of its own that does not outlive this process.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +17,41 @@ _SAVED = ("--appendonly", "yes", "--appendfsync", "everysec")
 _UNSAVED = ("--appendonly", "no")
 
 
-class RedisServer:
+class Server(ABC):
+    """Where the jobs of a system are; ended with the block.
+
+    Attributes:
+        url: its address.
+        program: its process.
+    """
+
+    url: str
+    program: Program
+
+    def cpu(self) -> float:
+        """Return user and system seconds used so far."""
+        return self.program.cpu()
+
+    @abstractmethod
+    def memory(self) -> int:
+        """Return the bytes of everything kept."""
+
+    @abstractmethod
+    def wipe(self) -> None:
+        """Do to it what loses what it has in memory."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """End it."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+
+class RedisServer(Server):
     """One Redis server and what it used.
 
     Args:
@@ -65,20 +100,14 @@ class RedisServer:
         found: Any = self.client.info(section)
         return dict(found)
 
-    def cpu(self) -> float:
-        """Return user and system seconds used so far."""
-        return self.program.cpu()
-
     def memory(self) -> int:
         """Return the bytes of everything kept (``used_memory``)."""
         return int(self.info("memory")["used_memory"])
 
+    def wipe(self) -> None:
+        """Forget everything, as a Redis without persistence does that is started again."""
+        self.client.flushall()
+
     def end(self) -> None:
         self.client.close()
         self.program.end()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.end()

@@ -1,8 +1,8 @@
 """The systems under test: what their processes are and how they are set up.
 
-A further peer is one more entry: commands of its workers and of a producer that speaks as
-``benchmarks.producer`` does, with job bodies that write ``benchmarks.trace`` lines and a file per worker in
-``ready/``.
+Each is told by the commands of its workers and of a producer that speaks as ``benchmarks.producer`` does, with job
+bodies that write ``benchmarks.trace`` lines and a file per worker in ``ready/``. Those of other projects are in
+``benchmarks.peers``.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class System:
         recorded: whether it has a store with an audit log, whose last commit is waited for.
         locked: whether it runs one job per model.
         ordered: whether jobs of a model run in the order of their submission.
+        postgres: whether its jobs are in PostgreSQL, not in Redis.
         package: what must be installed.
     """
 
@@ -35,6 +36,7 @@ class System:
     recorded: bool = False
     locked: bool = False
     ordered: bool = False
+    postgres: bool = False
     package: str = "celery"
 
     def missing(self) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmarks.figures import Bar, Metric, Row
 from benchmarks.installation import LONG_LEASE, Installation
+from benchmarks.peers import PEERS
 from benchmarks.systems import SYSTEMS, System
 from benchmarks.trace import Model, Run, disorder, missing, overlaps, repeated
 
@@ -50,7 +51,7 @@ class Context:
     @property
     def system(self) -> System:
         assert self.case.system is not None
-        return SYSTEMS[self.case.system]
+        return {**SYSTEMS, **PEERS}[self.case.system]
 
     def install(self, *slots: int, lease: float = LONG_LEASE, begin: bool = False) -> Installation:
         """Return the case's system with one worker for each number of slots, not yet started."""
@@ -96,6 +97,7 @@ class Workload:
         measure: runs a case once.
         sizes, quick: sizes of a real run and of one that only shows that it works.
         runs: repetitions of a real run.
+        together: whether all cases are measured at once, since they mostly wait.
         references: row to the row its ratios are taken from.
         bars: what is demanded.
     """
@@ -109,5 +111,6 @@ class Workload:
     sizes: Sizes
     quick: Sizes
     runs: int = 5
+    together: bool = False
     references: Callable[[str], str | None] = lambda _: "celery"
     bars: Callable[[Sizes], Sequence[Bar]] = lambda _: ()

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.__main__ import main
+from benchmarks.__main__ import main, peers
 from benchmarks.batch import Batch
+from benchmarks.comparison import compared
 from benchmarks.figures import Bar, Metric, Row, quantile, ratios, summary
+from benchmarks.harness import run as run_workload
+from benchmarks.peers import HERE as PEERS_FOLDER
+from benchmarks.peers import PEERS
 from benchmarks.processes import LimitReached, Program, SystemFailed, until
 from benchmarks.report import Result, section
 from benchmarks.systems import SYSTEMS
@@ -197,6 +202,64 @@ def test_the_command_line_lists_what_there_is() -> None:
     shown = CliRunner().invoke(main, ["--help"])
     assert shown.exit_code == 0
     assert all(name in shown.output for name in (*WORKLOADS, *SYSTEMS))
+    shown = CliRunner().invoke(peers, ["--help"])
+    assert shown.exit_code == 0
+    assert all(name in shown.output for name in (*compared(), *SYSTEMS, *PEERS))
+
+
+def test_every_peer_is_compared_and_has_its_file() -> None:
+    workloads = compared(blocked=50_000)
+    named = {
+        workload.name: {case.system for case in workload.cases(sizes)}
+        for workload in workloads.values()
+        for sizes in (workload.sizes, workload.quick)
+    }
+    assert {name for found in named.values() for name in found} <= {*SYSTEMS, *PEERS}
+    assert named["contended"] >= {*PEERS}
+    for peer in PEERS.values():
+        assert (PEERS_FOLDER / peer.file).is_file()
+        # What has no lock promises none, or its overlaps would be called violations.
+        assert peer.locked == (peer.environment["BENCH_LOCK"] == "1")
+    backlog = workloads["backlog"]
+    most = {case.system: case.values["blocked"] for case in backlog.cases(backlog.sizes)}
+    assert (most["coordinated"], most["huey-lock"]) == (50_000, 10_000)
+
+
+def test_a_peer_that_is_not_installed_is_reported_as_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.peers.PYTHON", Path("nowhere/bin/python"))
+    told: list[str] = []
+    workload = compared()["contended"]
+    result = run_workload(workload, workload.quick, 2, told.append, ("rq-limit",))
+    assert result.failures == [
+        "rq-limit: rq-limit cannot be started: not installed (rq); make peers does it"
+    ]
+    assert result.failures[0] in section(result)
+    assert len(told) == 1
+
+
+def test_cases_that_wait_are_measured_at_once_and_told_in_their_order() -> None:
+    all_here = threading.Barrier(3)
+
+    def measure(context: Context) -> list[Row]:
+        # Broken, and the test with it, unless all three are here at the same time.
+        all_here.wait(30)
+        return [Row(context.case.name, {"speed": 1.0})]
+
+    workload = Workload(
+        "demo",
+        "Demo",
+        "",
+        lambda _: [Case(name) for name in "abc"],
+        (Metric("speed", "speed"),),
+        measure,
+        {},
+        {},
+        together=True,
+    )
+    told: list[str] = []
+    result = run_workload(workload, {}, 2, told.append)
+    assert [line.split()[2].rstrip(":") for line in told] == [*"abcabc"]
+    assert result.rows == [*"abc"]
 
 
 def test_a_limit_that_is_reached_says_so() -> None:

@@ -17,7 +17,7 @@ from tests.helpers import ROOT
 README = (ROOT / "README.md").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MAKEFILE = (ROOT / "Makefile").read_text()
-TARGETS = set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
+TARGETS = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
 
 #: With groups in the words, so that this file does not contain what it forbids.
 _HOSTS = r"pypi\.(?:org)|pythonhosted\.(?:org)|registry\.(?:npmjs)|(?:index)-url *[= ] *[a-z]+:"

@@ -16,6 +16,7 @@ from benchmarks.workloads import (
     restore,
     scrape,
     throughput,
+    wiped,
 )
 
 WORKLOADS: dict[str, Workload] = {
@@ -28,6 +29,7 @@ WORKLOADS: dict[str, Workload] = {
         backlog,
         fairness,
         recovery,
+        wiped,
         restore,
         ledger,
         footprint,

@@ -1,0 +1,239 @@
+"""The wheel outside the repository, installed into environments of its own as users have it: ``make wheel-check``."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import ROOT, eventually, running
+
+pytestmark = [pytest.mark.wheel, pytest.mark.timeout(1500)]
+
+#: A user's application, whole.
+SHOP = """
+from celery import Celery
+
+from coordinator import coordinate
+
+app = Celery("shop")
+coordinate(app)
+
+
+@app.task(models="{model}")
+def train(model: str, rounds: int) -> int:
+    return rounds * 2
+"""
+
+#: A user's program, as a strict type checker reads it.
+TYPED = """
+from coordinator import Refused, Step, WorkQueue, Workflow, current_job, get_work_queue, progress
+
+
+def waiting() -> int:
+    queue: WorkQueue = get_work_queue()
+    try:
+        return queue.get_pending_count()
+    except Refused as error:
+        print(str(error))
+        return 0
+
+
+def note(done: int) -> None:
+    job = current_job()
+    if job is not None:
+        progress(done, 10)
+
+
+reveal_type(get_work_queue().why("x"))
+"""
+
+
+class Place:
+    """An environment with the wheel in it, and an empty folder to work in."""
+
+    def __init__(self, folder: Path) -> None:
+        self.venv, self.work = folder / "venv", folder / "work"
+        self.work.mkdir(parents=True)
+        subprocess.run([sys.executable, "-m", "venv", self.venv], check=True)
+        self.bin = self.venv / "bin"
+        # Nothing of this machine's: no repository on the path, no redis-server but the bundled one.
+        self.environment = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("COORDINATOR_", "CELERY_", "PYTHON"))
+        } | {"PATH": f"{self.bin}:{folder / 'empty'}", "HOME": str(self.work)}
+
+    def install(self, wheel: Path, extras: str = "") -> None:
+        """Install the wheel and what it needs, in the versions that are tested."""
+        constraints = self.venv / "constraints.txt"
+        pins = (ROOT / "requirements.lock").read_text().splitlines()
+        constraints.write_text("\n".join(line[:-2] for line in pins if "==" in line) + "\n")
+        pip: list[str | Path] = [
+            self.bin / "python",
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--disable-pip-version-check",
+        ]
+        subprocess.run([*pip, "-c", constraints, f"{wheel}{extras}"], check=True, cwd=self.work)
+
+    def run(
+        self, *command: str | Path, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [self.bin / command[0], *command[1:]],
+            cwd=self.work,
+            env={**self.environment, **(env or {})},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    # A copy: building leaves a folder behind, whose stale files would be packed the next time.
+    source.mkdir()
+    for name in ("coordinator", "tasks"):
+        shutil.copytree(
+            ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
+        )
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copyfile(ROOT / name, source / name)
+    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*build, "--no-index", "-w", folder, source], check=True)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="session")
+def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """The wheel without any extra."""
+    place = Place(tmp_path_factory.mktemp("bare"))
+    place.install(wheel)
+    (place.work / "shop.py").write_text(SHOP)
+    return place
+
+
+@pytest.fixture(scope="session")
+def whole(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """The wheel with what runs everything here."""
+    place = Place(tmp_path_factory.mktemp("whole"))
+    place.install(wheel, "[embedded,postgres,web]")
+    (place.work / "shop.py").write_text(SHOP)
+    return place
+
+
+@pytest.mark.parametrize("command", [("coordinator",), ("python", "-m", "coordinator")])
+def test_the_command_line_starts(bare: Place, command: tuple[str, ...]) -> None:
+    shown = bare.run(*command, "--help")
+    assert shown.returncode == 0, shown.stderr
+    assert "up" in shown.stdout
+    found = bare.run("python", "-c", "import coordinator; print(coordinator.__file__)")
+    assert found.stdout.startswith(str(bare.venv))
+
+
+def test_a_linked_command_runs_as_pipx_has_it(bare: Place, tmp_path: Path) -> None:
+    linked = tmp_path / "coordinator"
+    linked.symlink_to(bare.bin / "coordinator")
+    env = {"PATH": str(tmp_path), "HOME": str(tmp_path)}
+    shown = subprocess.run(
+        [linked, "--version"], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
+    )
+    version = bare.run("python", "-c", "import coordinator; print(coordinator.__version__)")
+    assert version.stdout.strip() in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("extra", "command", "env"),
+    [
+        ("web", ("coordinator", "-A", "shop", "web"), {}),
+        ("embedded", ("coordinator", "-A", "shop", "up", "--plain"), {}),
+        (
+            "postgres",
+            ("coordinator", "-A", "shop", "db", "upgrade"),
+            {"COORDINATOR_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"},
+        ),
+        ("games", ("python", "-c", "from tasks.games import Game; print(Game)"), {}),
+        ("games", ("python", "-m", "tasks.plot", "nothing.png"), {}),
+    ],
+    ids=["web", "embedded", "postgres", "games", "plot"],
+)
+def test_what_is_missing_is_named(
+    bare: Place, extra: str, command: tuple[str, ...], env: dict[str, str]
+) -> None:
+    shown = bare.run(*command, env=env)
+    said = shown.stdout + shown.stderr
+    assert shown.returncode != 0, said
+    assert extra in said, said
+
+
+def test_the_tables_are_made_from_what_is_packed(whole: Place) -> None:
+    made = whole.run("coordinator", "-A", "shop", "db", "upgrade")
+    assert made.returncode == 0, made.stderr
+    shown = whole.run("coordinator", "-A", "shop", "db", "status", "--json")
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+
+
+@pytest.fixture
+def up(whole: Place) -> Iterator[Path]:
+    log = whole.work / "up.log"
+    command = (whole.bin / "coordinator", "-A", "shop", "up", "--plain", "--no-flower")
+    absent = dict.fromkeys((key for key in os.environ if key.startswith("PYTHON")), "")
+    env = {**whole.environment, **absent}
+    with running(*command, env=env, cwd=whole.work, log=log, grace=30):
+        yield log
+
+
+def test_a_users_app_runs_its_first_job(whole: Place, up: Path) -> None:
+    def ready() -> bool:
+        shown = whole.run("coordinator", "-A", "shop", "workers", "--json")
+        return (shown.returncode == 0 and "shop" in shown.stdout) or bool(_workers(shown.stdout))
+
+    eventually(ready, timeout=180, interval=1)
+    call = "from shop import train; print(train.delay('m', 21).get(timeout=120))"
+    done = whole.run("python", "-c", call)
+    assert done.stdout.strip() == "42", done.stderr + up.read_text()[-3000:]
+    jobs = whole.run("coordinator", "-A", "shop", "jobs", "--json")
+    assert "COMPLETED" in jobs.stdout, jobs.stdout + jobs.stderr
+
+
+def _workers(text: str) -> list[object]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return []
+    return list(found if isinstance(found, list) else found.get("workers", []))
+
+
+@pytest.mark.parametrize("version", ["3.11", "3.13"])
+def test_a_strictly_typed_program_checks_against_it(
+    whole: Place, tmp_path: Path, version: str
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(textwrap.dedent(TYPED))
+    mypy = [sys.executable, "-m", "mypy", "--strict", "--python-version", version]
+    checked = subprocess.run(
+        [*mypy, "--python-executable", whole.bin / "python", "--cache-dir", tmp_path, program],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    # Any would pass every check and tell nothing.
+    assert 'Revealed type is "Any"' not in checked.stdout
+    assert "Revealed type is" in checked.stdout
