@@ -30,7 +30,7 @@ from coordinator.messages.steps import planned, step_job
 from coordinator.messages.transport import OPTIONS_HEADER, TOKEN_HEADER, Transport
 from coordinator.observer import carried, observe
 from coordinator.registry import Registry
-from coordinator.settings import ONE_ADDRESS, Settings, load
+from coordinator.settings import Settings, check_redis_url, load
 from coordinator.states import RUNNING
 from coordinator.work_queue import WorkQueue, set_work_queue
 from coordinator.workflows import Plan, Workflow
@@ -258,15 +258,18 @@ def _configure(app: Celery, settings: Settings) -> None:
     conf = app.conf
     url = conf.broker_write_url or os.environ.get("CELERY_BROKER_URL")
     scheme = str(url or "redis://").split("://", 1)[0]
-    if scheme == "sentinel" or ";" in str(url):
-        raise InvalidSetting("broker_url", url, ONE_ADDRESS)
-    if scheme not in ("redis", "rediss", "redis+socket"):
+    if scheme not in ("redis", "rediss", "redis+socket", "sentinel"):
         raise InvalidSetting(
             "broker_url",
             url,
             "a Redis URL: the ledger hands jobs over inside Redis, so the broker must be it "
             "(one on a Unix socket is redis+socket:///path)",
         )
+    if url:
+        try:
+            check_redis_url(url)
+        except ValueError as error:
+            raise InvalidSetting("broker_url", url, str(error)) from None
     if not url:
         url = redis_url(settings)
         conf.broker_url = conf.broker_read_url = conf.broker_write_url = url

@@ -6,13 +6,16 @@ import difflib
 import re
 from collections.abc import Iterable
 
-#: A password in a URL, also in one that is wrong or cut off.
-_PASSWORD = re.compile(r"(\w+://[^\s/@'\"]*?:)[^\s/@'\"]+@")
+#: A password in a URL, up to the last @: in one that is wrong it may hold whatever should have been encoded.
+_PASSWORD = re.compile(r"(\w://[^\s/@:'\"]*:)[^\s\"]*@")
+
+#: One that is an option of a URL (``?password=``, ``&sslpassword=``) or of a database driver.
+_OPTION = re.compile(r"(passw(?:or)?d=)[^\s&'\"]+", re.IGNORECASE)
 
 
 def masked(text: str) -> str:
     """Return a text without the passwords of the URLs in it."""
-    return _PASSWORD.sub(r"\1***@", text)
+    return _OPTION.sub(r"\1***", _PASSWORD.sub(r"\1***@", text))
 
 
 class CoordinatorError(Exception):

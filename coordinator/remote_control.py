@@ -15,7 +15,7 @@ from typing import Any
 
 from celery.worker.control import Panel
 
-from coordinator.errors import CoordinatorError
+from coordinator.errors import CoordinatorError, masked
 
 logger = logging.getLogger("coordinator")
 
@@ -159,7 +159,27 @@ def _shrink(pool: Any, number: int) -> None:
         number -= 1
 
 
+def _without_secrets(shown: Any, name: str = "") -> Any:
+    if isinstance(shown, dict):
+        return {key: _without_secrets(value, key) for key, value in shown.items()}
+    if not isinstance(shown, str):
+        return shown
+    return "***" if name == "webhook" else masked(shown)
+
+
+def _mask_configuration() -> None:
+    """Let ``celery inspect conf``, and Flower with it, show no password: Celery knows only its own settings."""
+    shown = Panel.data["conf"]
+
+    @wraps(shown)
+    def conf(state: Any, **arguments: Any) -> Any:
+        return _without_secrets(shown(state, **arguments))
+
+    Panel.data["conf"] = Panel.data["dump_conf"] = conf
+
+
 def _register() -> None:
+    _mask_configuration()
     job = {"args": [("job_id", str)], "signature": "JOB_ID"}
     queue = {"args": [("queue", str), ("reason", str)], "signature": "QUEUE [REASON]"}
     options: dict[str, dict[str, Any]] = {

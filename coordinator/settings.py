@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from coordinator.errors import InvalidSetting
 from coordinator.resources import check_name
@@ -100,8 +101,9 @@ class Settings:
     """
 
     mode: str = "enforce"
-    redis_url: str | None = None
-    database_url: str | None = None
+    # Not in what a traceback or a log shows of the settings.
+    redis_url: str | None = field(default=None, repr=False)
+    database_url: str | None = field(default=None, repr=False)
     table_prefix: str = ""
     sqlite_synchronous: str = "NORMAL"
     redact: tuple[str, ...] = ()
@@ -267,12 +269,24 @@ ONE_ADDRESS = (
 )
 
 
-def _redis_url(value: object) -> str:
+def check_redis_url(value: object) -> str:
+    """Return the URL of a Redis that ledger and broker can share.
+
+    Raises:
+        ValueError: it is none; says what is allowed, and shows nothing of it.
+    """
     url = _text(value)
     if url.startswith("sentinel://") or ";" in url:
         raise ValueError(ONE_ADDRESS)
     if not url.startswith(("redis://", "rediss://", "redis+socket://")):
         raise ValueError("a URL that begins with redis://, rediss:// or redis+socket://")
+    try:
+        _ = urlsplit(url).port
+    except ValueError:
+        # Its own message would show what follows the colon, which is a password then.
+        raise ValueError(
+            "a URL with a number as its port; / ? # @ : of a password are written %2F %3F %23 %40 %3A"
+        ) from None
     return url
 
 
@@ -296,7 +310,7 @@ _QUEUE_PARSERS: dict[str, Callable[[object], Any]] = {
 
 _PARSERS: dict[str, Callable[[object], Any]] = {
     "mode": _one_of("enforce", "observe"),
-    "redis_url": _redis_url,
+    "redis_url": check_redis_url,
     "database_url": _text,
     "table_prefix": _prefix,
     "sqlite_synchronous": _one_of("NORMAL", "FULL", "EXTRA"),

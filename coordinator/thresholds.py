@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -79,7 +79,8 @@ class AlertSettings:
     failure_volume: int = 10
     time_since_completion: float = 1800.0
     worker_silent: float = 300.0
-    webhook: str | None = None
+    # Whoever knows it can post: many have their secret in the path.
+    webhook: str | None = field(default=None, repr=False)
 
 
 def _number(low: float, high: float = math.inf) -> Callable[[object], float]:

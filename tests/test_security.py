@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 import redis
 from celery import Celery
@@ -16,7 +19,7 @@ from coordinator import coordinate
 from coordinator.errors import InvalidSetting, InvalidValue, masked
 from coordinator.settings import Settings, load
 from coordinator.work_queue import WorkQueue
-from tests.helpers import ROOT, eventually, free_port, redis_executable, running
+from tests.helpers import ROOT, eventually, free_port, redis_executable, running, session_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,6 +65,15 @@ def test_a_single_call_with_pickle_is_refused(alone: Installation) -> None:
         (f"at 'postgresql+psycopg://a:{SECRET}@h/d' no", "at 'postgresql+psycopg://a:***@h/d' no"),
         ("redis://host:6379/0", "redis://host:6379/0"),
         ("a: b@c", "a: b@c"),
+        # What should have been encoded.
+        (f"redis://:{SECRET}/x@host/0", "redis://:***@host/0"),
+        (f"redis://:x@{SECRET}@host/0", "redis://:***@host/0"),
+        (f"redis://:it's-{SECRET}@host", "redis://:***@host"),
+        (f"redis://host/0?password={SECRET}&db=1", "redis://host/0?password=***&db=1"),
+        (f"rediss://host?ssl_password={SECRET}", "rediss://host?ssl_password=***"),
+        (f"postgresql://h/d?sslpassword={SECRET}", "postgresql://h/d?sslpassword=***"),
+        (f"no: host=h password={SECRET} port=1", "no: host=h password=*** port=1"),
+        (f'{{"url":"redis://:{SECRET}@h","by":"a@b"}}', '{"url":"redis://:***@h","by":"a@b"}'),
     ],
 )
 def test_passwords_of_urls_are_masked(text: str, shown: str) -> None:
@@ -88,6 +100,32 @@ def test_errors_of_settings_show_no_password(tmp_path: Path) -> None:
                 load(environ={f"COORDINATOR_{name}": value, "COORDINATOR_DATA_DIR": str(tmp_path)})
             ).store.upgrade()
         assert SECRET not in str(third.value)
+
+
+@pytest.mark.parametrize("text", [f"{SECRET}/x", f"{SECRET}?x", f"{SECRET}#x"])
+def test_a_password_that_is_not_encoded_is_refused_and_not_shown(text: str) -> None:
+    url = f"redis://:{text}@127.0.0.1:1/0"
+    allowed = "a URL with a number as its port; .* of a password are written %2F"
+    with pytest.raises(InvalidSetting, match=f"coordinator_redis_url: .*{allowed}") as setting:
+        load({"coordinator_redis_url": url})
+    app = Celery("shop", broker=url, set_as_current=False)
+    coordinate(app)
+    with pytest.raises(InvalidSetting, match=f"broker_url: .*{allowed}") as broker:
+        app.conf.get("broker_url")
+    for error in (setting.value, broker.value):
+        assert SECRET not in "".join(traceback.format_exception(error))
+
+
+def test_settings_show_no_secret_of_theirs() -> None:
+    settings = load(
+        {
+            "coordinator_redis_url": f"redis://:{SECRET}@h",
+            "coordinator_database_url": f"postgresql+psycopg://u:{SECRET}@h/d",
+            "coordinator_alerts": {"webhook": f"https://hooks.example/{SECRET}"},
+        }
+    )
+    assert settings.alerts.webhook is not None
+    assert SECRET not in repr(settings)
 
 
 @pytest.fixture
@@ -139,6 +177,29 @@ def test_no_command_and_no_log_shows_a_password(guarded: str, tmp_path: Path) ->
             told += process.communicate(timeout=100)[0]
     assert len(told) > 2000
     assert SECRET not in told + log.read_text()
+
+
+@pytest.mark.timeout(240)
+def test_neither_inspect_nor_the_list_of_processes_shows_a_secret(
+    guarded: str, open_installation: type[Installation], tmp_path: Path
+) -> None:
+    hook = f"https://hooks.example/{SECRET}"
+    conf = {"coordinator_redis_url": guarded, "coordinator_alerts": {"webhook": hook}}
+    site = open_installation(guarded, tmp_path, conf)
+    with site.worker() as worker:
+        # What Flower's page of a worker shows, too.
+        for command in ("conf", "dump_conf"):
+            (answer,) = site.app.control.broadcast(command, reply=True, timeout=20, limit=1)
+            shown = answer[worker.node]
+            assert shown["coordinator_redis_url"].startswith("redis://:***@127.0.0.1:")
+            assert shown["coordinator_alerts"] == {"webhook": "***"}
+            assert SECRET not in json.dumps(answer)
+        # The guard has a session of its own.
+        processes = [*session_of(worker.pid), *psutil.Process(worker.pid).children(recursive=True)]
+        started = [" ".join(process.cmdline()) for process in processes]
+        assert any("guard" in line for line in started), started
+        assert not [line for line in started if SECRET in line]
+    site.work_queue.ledger.pool.disconnect()
 
 
 def test_the_database_is_named_without_its_password(tmp_path: Path) -> None:
