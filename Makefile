@@ -64,6 +64,9 @@ chaos: $(STAMP) ## Kill, freeze and cut off processes for some minutes, and chec
 wheel-check: $(STAMP) ## Install the wheel outside the repository and run it there (some minutes; needs the package index)
 	$(BIN)/python -m pytest -m wheel tests/test_wheel.py $(ARGS)
 
+release-check: $(STAMP) ## Run everything there is, and print each feature with the tests that show it
+	$(BIN)/python -m tests.release $(ARGS)
+
 format: $(STAMP) ## Format the code and fix what lint can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .

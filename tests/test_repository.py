@@ -142,12 +142,6 @@ def test_python_in_the_readme_is_python() -> None:
         compile(block, "README.md", "exec")
 
 
-def test_the_changelog_knows_the_current_version() -> None:
-    version = PROJECT["project"]["version"]
-    changelog = (ROOT / "CHANGELOG.md").read_text()
-    assert re.search(rf"^## \[{re.escape(version)}\]", changelog, re.MULTILINE)
-
-
 def test_links_of_the_documents_lead_somewhere() -> None:
     for document in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", document.read_text()):

@@ -70,7 +70,7 @@ def measure(context: Context) -> list[Row]:
             row.figures[name] = None if value == float("inf") else value
         row.figures["started"] = sum(wait < float("inf") for wait in waits)
         row.figures["rss"] = site.memory().rss
-        if context.system.ordered and row.figures["started"] != probes:
+        if context.system.recorded and row.figures["started"] != probes:
             row.violations.append(f"{row.figures['started']:g} of {probes} free jobs started")
         if context.system.locked and (early := [n for n in begun if 0 < n < first]):
             row.violations.append(f"{len(early)} blocked jobs started")

@@ -56,7 +56,7 @@ def measure(context: Context) -> list[Row]:
             "rerun": (again[0] - killed) / 1e9 if again else None,
             "followers": early + len({run.number for run in begun} - {0}),
         }
-        if context.system.ordered and not over():
+        if context.system.recorded and not over():
             row.violations.append(f"{len(begun)} of {followers.count + 1} jobs started after it")
         if context.system.locked and early:
             row.violations.append(f"{early} jobs of the model ran beside the long one")
