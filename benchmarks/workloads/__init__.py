@@ -17,6 +17,7 @@ from benchmarks.workloads import (
     scrape,
     throughput,
     wiped,
+    workers,
 )
 
 WORKLOADS: dict[str, Workload] = {
@@ -35,5 +36,6 @@ WORKLOADS: dict[str, Workload] = {
         footprint,
         scrape,
         console,
+        workers,
     )
 }
