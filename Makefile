@@ -12,7 +12,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3 python3.13 python3
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check bench peers bench-peers wheel-check release-check chaos format lock audit clean
+.PHONY: help install run test check bench peers bench-peers wheel-check release-check chaos docs format lock audit clean
 
 help: ## Print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
@@ -66,6 +66,9 @@ wheel-check: $(STAMP) ## Install the wheel outside the repository and run it the
 
 release-check: $(STAMP) ## Run everything there is, and print each feature with the tests that show it
 	$(BIN)/python -m tests.release $(ARGS)
+
+docs: $(STAMP) ## Write the reference pages of docs/ anew from the code
+	$(BIN)/python -m docs.generate
 
 format: $(STAMP) ## Format the code and fix what lint can fix
 	$(BIN)/ruff check --fix .

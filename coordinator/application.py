@@ -50,6 +50,11 @@ class Coordination:
     @cached_property
     def settings(self) -> Settings:
         conf = self.app.conf
+        conf.get("broker_url")
+        known: Settings | None = self.__dict__.get("settings")
+        if known is not None:
+            # Asked for by the configuration itself while it was read, before it was given a broker.
+            return known
         settings = load(conf)
         broker = conf.broker_write_url or os.environ.get("CELERY_BROKER_URL")
         if broker and settings.redis_url is None:

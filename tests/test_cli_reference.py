@@ -6,11 +6,11 @@ import click
 from click.testing import CliRunner
 
 from coordinator.cli import HEADINGS, main
-from tests.cli_reference import PAGE, every, reference
+from docs.generate.cli import PAGE, every, reference
 
 
 def test_the_page_is_what_the_commands_say_of_themselves() -> None:
-    assert PAGE.read_text() == reference(), "write it anew: python -m tests.cli_reference"
+    assert PAGE.read_text() == reference(), "write it anew: make docs"
 
 
 def test_every_command_and_every_option_has_a_help_text() -> None:

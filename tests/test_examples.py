@@ -65,7 +65,8 @@ class Project:
 
 
 DJANGO = """
-import json, os, time
+import json, os
+from tests.helpers import eventually
 os.environ["DJANGO_SETTINGS_MODULE"] = "shop.settings"
 import django
 django.setup()
@@ -75,10 +76,7 @@ from ranking.tasks import fulfil, train
 ask = lambda path: Client().get(path).json()
 
 def told(job, until):
-    end = time.monotonic() + 60
-    while until not in str(found := ask(f"/jobs/{job}")) and time.monotonic() < end:
-        time.sleep(0.1)
-    return found
+    return eventually(lambda: until in str(found := ask(f"/jobs/{job}")) and found, 60)
 
 first = ask("/train/ranker?seconds=3")["job_id"]
 second = ask("/train/ranker")["job_id"]
@@ -86,21 +84,18 @@ waits = told(second, "Model conflict")
 others = [ask("/train/catalogue")["job_id"] for _ in range(2)]
 order = ask("/order/ranker")["order"]
 ends = [told(job, "COMPLETED") for job in (first, second, *others)]
-while not Order.objects.get(pk=order).trained:
-    time.sleep(0.1)
+eventually(lambda: Order.objects.get(pk=order).trained, 60)
 print(json.dumps({"waits": waits, "first": first, "ends": ends, "limit": train.app.coordination.settings.limits}))
 """
 
 FLASK = """
-import json, time
+import json
+from tests.helpers import eventually
 from app import flask_app, train
 client = flask_app.test_client()
 
 def told(job, until):
-    end = time.monotonic() + 60
-    while until not in str(found := client.get(f"/jobs/{job}").json) and time.monotonic() < end:
-        time.sleep(0.1)
-    return found
+    return eventually(lambda: until in str(found := client.get(f"/jobs/{job}").json) and found, 60)
 
 first = client.post("/train/ranker?customer=acme&seconds=3").json["job_id"]
 second = client.post("/train/ranker?customer=umbrella").json["job_id"]

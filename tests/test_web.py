@@ -374,9 +374,9 @@ def test_every_header_of_every_answer_keeps_it_private(site: Site) -> None:
 
 
 def test_the_page_of_the_api_is_what_the_document_says() -> None:
-    from tests.web_reference import PAGE, reference
+    from docs.generate.web import PAGE, reference
 
-    assert PAGE.read_text() == reference(), "write it anew: python -m tests.web_reference"
+    assert PAGE.read_text() == reference(), "write it anew: make docs"
 
 
 def test_the_readme_tells_of_the_web() -> None:

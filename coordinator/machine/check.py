@@ -65,6 +65,8 @@ def examine(name: str, load_app: Callable[[], Any]) -> list[Finding]:
     try:
         app = load_app()
         settings = load(app.conf)
+        # Those of a coordinated app know its broker, where the ledger is.
+        settings = getattr(getattr(app, "coordination", None), "settings", settings)
     except CoordinatorError as error:
         remedy = "correct it, or name another app with -A; the checks that need it were left out"
         return [*findings, Finding("app and settings", MISSING, str(error), remedy)]

@@ -1,7 +1,4 @@
-"""The reference page of the HTTP API, made from its OpenAPI document.
-
-``python -m tests.web_reference`` writes ``docs/api.md`` anew.
-"""
+"""The reference page of the HTTP API, made from its OpenAPI document."""
 
 from __future__ import annotations
 
@@ -12,11 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from coordinator.web.application import create, document
-from tests.celery_app import create as celery_app
-from tests.helpers import ROOT
+from celery import Celery
 
-PAGE = ROOT / "docs" / "api.md"
+from coordinator import coordinate
+from coordinator.web.application import create, document
+from docs.generate import FOLDER
+
+PAGE = FOLDER / "api.md"
 
 INTRODUCTION = """# HTTP API
 
@@ -41,14 +40,19 @@ curl http://127.0.0.1:8770/jobs -H "Authorization: Bearer $TOKEN" -H "Content-Ty
 - Lists that may be long come in pages: pass `next_cursor` as `cursor` until it is null.
 - Moments are Unix seconds; names that end in `_ms` are milliseconds. Fields may be added; what is here stays.
 
-This page is made from the OpenAPI document: `python -m tests.web_reference`.
+This page is made from the OpenAPI document: `make docs`.
 """
 
 
 def api() -> dict[str, Any]:
     """Return the OpenAPI document, of an app that is connected to nothing."""
     with tempfile.TemporaryDirectory() as folder:
-        celery = celery_app("redis://127.0.0.1:1/0", Path(folder))
+        celery = Celery("reference", broker="redis://127.0.0.1:1/0", set_as_current=False)
+        celery.conf.update(
+            coordinator_data_dir=folder,
+            coordinator_database_url=f"sqlite:///{Path(folder)}/jobs.db",
+        )
+        coordinate(celery)
         return document(create(celery.coordination.work_queue, celery))
 
 
@@ -127,7 +131,3 @@ def _type(schema: dict[str, Any]) -> str:
     if schema.get("type") == "array":
         return f"list of {_type(schema.get('items', {}))}"
     return str(schema.get("type", "anything"))
-
-
-if __name__ == "__main__":
-    PAGE.write_text(reference())

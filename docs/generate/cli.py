@@ -1,7 +1,4 @@
-"""The reference page of the command line, made from the commands themselves.
-
-``python -m tests.cli_reference`` writes ``docs/cli.md`` anew.
-"""
+"""The reference page of the command line, made from the commands themselves."""
 
 from __future__ import annotations
 
@@ -11,9 +8,9 @@ from typing import Any
 import click
 
 from coordinator.cli import main
-from tests.helpers import ROOT
+from docs.generate import FOLDER
 
-PAGE = ROOT / "docs" / "cli.md"
+PAGE = FOLDER / "cli.md"
 
 INTRODUCTION = """# Command line
 
@@ -47,7 +44,7 @@ A job may say `task` or `job_type`, `args`, `kwargs`, `queue`, `model` or `model
 `max_retries`, `timeout` and `countdown` (seconds). Commands and callables must be named by
 `coordinator_allowed_commands` and `coordinator_allowed_callables`.
 
-This page is made from the commands: `python -m tests.cli_reference`.
+This page is made from the commands: `make docs`.
 """
 
 
@@ -74,7 +71,3 @@ def reference() -> str:
         for context in every()
     ]
     return "\n".join([INTRODUCTION, *parts])
-
-
-if __name__ == "__main__":
-    PAGE.write_text(reference())
