@@ -183,12 +183,12 @@ def test_everything_ends_as_in_plain_celery(watched: Installation) -> None:
 
 
 @pytest.mark.slow
-def test_a_step_of_a_chain_does_not_wait_for_the_step_that_sent_it(watched: Installation) -> None:
+def test_steps_children_and_runs_of_a_killed_worker(watched: Installation) -> None:
     with watched.worker(concurrency=3):
         s, gate = watched.s, watched.gate()
         steps = chain(*(s(["give", n], model="line") for n in range(8)))()
         assert watched.get(steps) == 7
-        # One that is sent from a body that goes on does.
+        # One that is sent from a body that goes on waits for it.
         parent = watched.play(
             ["call", "play", [["give", "child"]], {"kwargs": {"model": "tree"}}],
             ["wait", gate],
@@ -203,7 +203,18 @@ def test_a_step_of_a_chain_does_not_wait_for_the_step_that_sent_it(watched: Inst
         eventually(told, PATIENCE)
         watched.open(gate)
         watched.get(parent)
-    assert watched.work_queue.get_conflicts().waited == 1
+        assert watched.work_queue.get_conflicts().waited == 1
+        eventually(lambda: not watched.redis.keys("*-observed:run:*"), PATIENCE)
+        lost = watched.play(["block", watched.gate()], model="m")
+        watched.starts(lost)
+        (key,) = watched.redis.keys("*-observed:run:*")
+    # The worker was killed, and its mark stays for a while.
+    assert 0 < watched.redis.pttl(key) <= 20_000
+    # As if these seconds had passed.
+    watched.redis.delete(key)
+    marks = Marks(watched.broker, "coordinator:")
+    assert begun(marks, run("a")) == "free"
+    assert watched.redis.smembers("coordinator-observed:model:m") == {"a"}
 
 
 @pytest.mark.slow
@@ -217,21 +228,6 @@ def test_runs_go_on_when_the_redis_of_the_marks_is_away(watched: Installation) -
         assert not worker.said("Traceback")
     with pytest.raises(LedgerUnavailable):
         watched.work_queue.get_conflicts()
-
-
-@pytest.mark.slow
-def test_a_killed_worker_leaves_a_mark_that_goes_by_itself(watched: Installation) -> None:
-    with watched.worker(concurrency=1):
-        lost = watched.play(["block", watched.gate()], model="m")
-        watched.starts(lost)
-        assert len(watched.redis.keys("*-observed:run:*")) == 1
-    (key,) = watched.redis.keys("*-observed:run:*")
-    assert 0 < watched.redis.pttl(key) <= 20_000
-    # As if these seconds had passed.
-    watched.redis.delete(key)
-    marks = Marks(watched.broker, "coordinator:")
-    assert begun(marks, run("a")) == "free"
-    assert watched.redis.smembers("coordinator-observed:model:m") == {"a"}
 
 
 def run(name: str, *models: str, limit: int = 1, **more: str) -> Run:
