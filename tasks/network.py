@@ -8,9 +8,8 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-
 from tasks.games import FloatArray
+from tasks.numeric import np
 
 #: Called with (steps done, steps in all, mean loss of the latest steps).
 OnSteps = Callable[[int, int, float], None]

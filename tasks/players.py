@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-import numpy as np
-import pyspiel
-
 from tasks.games import Game, State
 from tasks.network import ValueNetwork
+from tasks.numeric import np
+from tasks.spiel import pyspiel
 
 
 class Player(Protocol):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from tasks import app
 from tasks.network import fit
+from tasks.numeric import np
 from tasks.registry import ModelStore
 from tasks.runs import running
 

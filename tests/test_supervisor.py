@@ -19,7 +19,7 @@ import pytest
 from coordinator.embedded import Embedded
 from coordinator.errors import CoordinatorError, InvalidValue, Refused
 from coordinator.machine.processes import Processes, socket_path, tail
-from coordinator.machine.programs import Program, configuration, flower_login, plan
+from coordinator.machine.programs import Program, configuration, flower_login, plan, with_queues
 from coordinator.machine.run_lock import RunLock
 from coordinator.machine.supervisor import Supervisor, _descendants
 from coordinator.settings import QueueSettings, Settings
@@ -322,6 +322,19 @@ def test_queues_without_slots_have_no_worker_and_odd_names_are_no_obstacle(tmp_p
     assert worker.name.replace("-", "").replace("_", "").isalnum()
     assert worker.command[worker.command.index("-c") + 1] == "2"
     assert "a:b/c%%" in configuration([worker], tmp_path, tmp_path / "sock")
+
+
+def test_queues_that_only_the_app_declares_are_worked_off(tmp_path: Path) -> None:
+    """An app that was coordinated in two lines has Celery's default queue alone: nobody would run its jobs."""
+    queues = {"idle": QueueSettings(workers=0), "work": QueueSettings(workers=2)}
+    settings = Settings(data_dir=tmp_path, queues=queues, redis_url="redis://127.0.0.1:1")
+    declared = {"celery", "idle", "work"}
+    *workers, _ = plan(with_queues(settings, declared), "shop", tmp_path, None)
+    slots = {one.command[one.command.index("-Q") + 1]: one.command for one in workers}
+    assert {name: line[line.index("-c") + 1] for name, line in slots.items()} == {
+        "work": "2",
+        "celery": "1",
+    }
 
 
 def test_a_path_that_a_configuration_cannot_hold_is_told(tmp_path: Path) -> None:

@@ -166,10 +166,11 @@ def test_a_linked_command_runs_as_pipx_has_it(bare: Place, tmp_path: Path) -> No
             ("coordinator", "-A", "shop", "db", "upgrade"),
             {"COORDINATOR_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"},
         ),
-        ("games", ("python", "-c", "from tasks.games import Game; print(Game)"), {}),
+        ("games", ("python", "-c", "import tasks.selfplay"), {}),
+        ("games", ("python", "-c", "import tasks.evaluation"), {}),
         ("games", ("python", "-m", "tasks.plot", "nothing.png"), {}),
     ],
-    ids=["web", "embedded", "postgres", "games", "plot"],
+    ids=["web", "embedded", "postgres", "selfplay", "evaluation", "plot"],
 )
 def test_what_is_missing_is_named(
     bare: Place, extra: str, command: tuple[str, ...], env: dict[str, str]
@@ -177,7 +178,7 @@ def test_what_is_missing_is_named(
     shown = bare.run(*command, env=env)
     said = shown.stdout + shown.stderr
     assert shown.returncode != 0, said
-    assert extra in said, said
+    assert f"the extra '{extra}'" in said, said
 
 
 def test_the_tables_are_made_from_what_is_packed(whole: Place) -> None:

@@ -68,7 +68,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Run everything here: Redis, workers, beat, Flower, the HTTP API and the console. Ctrl-C stops it."""
-    from coordinator.machine.programs import has_web
+    from coordinator.machine.programs import has_web, with_queues
     from coordinator.machine.snapshot import summary_of
     from coordinator.machine.supervisor import Supervisor
 
@@ -78,10 +78,11 @@ def command(
     requests = StopRequests()
     last: Snapshot | None = None
     # Without its packages it is left out: they are an extra.
-    web = not no_web and has_web() and getattr(installation.app, "coordination", None) is not None
-    with Supervisor(
-        installation.settings, installation.name, flower=not no_flower, web=web
-    ) as supervisor:
+    coordination = getattr(installation.app, "coordination", None)
+    web = not no_web and has_web() and coordination is not None
+    declared = coordination.queues() if coordination is not None else ()
+    settings = with_queues(installation.settings, declared)
+    with Supervisor(settings, installation.name, flower=not no_flower, web=web) as supervisor:
         if supervisor.prepare(lambda: _say("waiting for an earlier run here to end")):
             _start_over()
         try:

@@ -9,15 +9,15 @@ import re
 import shlex
 import socket
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from coordinator.embedded import Embedded
 from coordinator.errors import CoordinatorError
 from coordinator.flower import kept_login
 from coordinator.machine import launch
-from coordinator.settings import Settings
+from coordinator.settings import QueueSettings, Settings
 
 #: Seconds a worker has to finish what it runs when it is told to stop. What is not done by then is
 #: killed and goes back to waiting: a day-long training must not keep ``up`` from ending.
@@ -106,6 +106,17 @@ def web_port() -> int:
         CoordinatorError: there is none.
     """
     return _free_port(WEB_PORT, "the HTTP API", "--no-web")
+
+
+def with_queues(settings: Settings, declared: Collection[str]) -> Settings:
+    """Return the settings with the queues that an app declares: those without options are worked off as well.
+
+    Args:
+        settings: the settings of this installation.
+        declared: the app's managed queues; one that declares none has Celery's default queue.
+    """
+    own = {name: QueueSettings() for name in sorted(declared) if name not in settings.queues}
+    return replace(settings, queues={**settings.queues, **own})
 
 
 def plan(
