@@ -295,6 +295,8 @@ def _web_url(value: object) -> str:
     url = _text(value)
     if not url.startswith(("http://", "https://")):
         raise ValueError("a URL that begins with http:// or https://")
+    if "@" in urlsplit(url).netloc:
+        raise ValueError("a URL without a password: everybody who may look at the console sees it")
     return url
 
 

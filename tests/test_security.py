@@ -116,6 +116,14 @@ def test_a_password_that_is_not_encoded_is_refused_and_not_shown(text: str) -> N
         assert SECRET not in "".join(traceback.format_exception(error))
 
 
+@pytest.mark.parametrize("name", ["flower_url", "console_url"])
+def test_a_link_with_a_password_is_refused(name: str) -> None:
+    allowed = "a URL without a password: everybody who may look at the console sees it"
+    with pytest.raises(InvalidSetting, match=f"coordinator_{name}: .*{allowed}") as wrong:
+        load({f"coordinator_{name}": f"http://ann:{SECRET}@flower:5555"})
+    assert SECRET not in str(wrong.value)
+
+
 def test_settings_show_no_secret_of_theirs() -> None:
     settings = load(
         {
