@@ -7,8 +7,6 @@ import zlib
 from functools import cache
 from pathlib import Path
 
-import psutil
-
 from coordinator.family import WORKER_MARK, end, marked
 
 _BOOT, _NUMBERS = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
@@ -24,6 +22,9 @@ def worker_identity(node: str, pid: int | None = None) -> str:
         node: Celery's node name.
         pid: the main process; by default this one.
     """
+    # Here and below: a producer, which imports this file as well, looks at no process.
+    import psutil
+
     process = psutil.Process(pid)
     return f"{node}/{machine()}/{process.pid}/{int(process.create_time())}"
 
@@ -48,6 +49,8 @@ def is_gone(worker: str) -> bool:
 
     While its guard lives, jobs may live. Should the guard have been killed too, what is left is ended here.
     """
+    import psutil
+
     try:
         _, host, pid, start = worker.rsplit("/", 3)
         if host != machine() or _lives(int(pid), int(start)):
@@ -59,6 +62,8 @@ def is_gone(worker: str) -> bool:
 
 
 def _lives(pid: int, start: int) -> bool:
+    import psutil
+
     try:
         process = psutil.Process(pid)
         # A process of the same number that began later is another one.
@@ -69,6 +74,8 @@ def _lives(pid: int, start: int) -> bool:
 
 
 def _is_guard(pid: int) -> bool:
+    import psutil
+
     try:
         return "coordinator.running.guard" in psutil.Process(pid).cmdline()
     except psutil.NoSuchProcess:
