@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -113,6 +114,20 @@ def _check(block: Block) -> None:
             ["bash", "-n"], input=block.text, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, f"{block.page}: {done.stderr}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_within_the_text_exist(page: str) -> None:
+    text = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(), flags=re.DOTALL | re.MULTILINE)
+    for found in re.findall(r"`(coordinator [a-z][^`]*)`", text):
+        words = shlex.split(found)
+        try:
+            check_command(words)
+        except (click.MissingParameter, click.exceptions.NoArgsIsHelpError):
+            # A verb is named, not called.
+            pass
+        except click.UsageError as error:
+            pytest.fail(f"{page}: {found}: {error.format_message()}")
 
 
 class Page:

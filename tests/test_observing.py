@@ -362,6 +362,14 @@ def test_the_command_tells_what_was_found(
     told = json.loads(call(main, ["conflicts", "--json"]).stdout)
     assert (told["runs"], told["waited"]) == (2, 1)
     assert told["examples"][0]["worker"] == "w@here"
+    checked = call(main, ["check", "--json"])
+    assert checked.exit_code == 0, checked.output
+    found = {
+        one["name"]: (one["state"], one["found"]) for one in json.loads(checked.stdout)["findings"]
+    }
+    assert found["mode"] == ("note", "observe: nothing is enforced")
+    assert found["Redis"] == ("ok", "keeps the marks; 2 runs seen so far")
+    assert "ledger" not in found
     paused = call(main, ["pause", "work"])
     assert paused.exit_code == 1
     assert "coordinator_mode is observe" in paused.output

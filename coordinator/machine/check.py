@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import redis
 from packaging.requirements import Requirement
@@ -23,6 +23,9 @@ from coordinator.ledger import Ledger
 from coordinator.machine.processes import Processes
 from coordinator.machine.programs import REDIS
 from coordinator.settings import Settings, load
+
+if TYPE_CHECKING:
+    from coordinator.work_queue import WorkQueue
 
 OK, NOTE, MISSING = "ok", "note", "missing"
 
@@ -71,9 +74,23 @@ def examine(name: str, load_app: Callable[[], Any]) -> list[Finding]:
         remedy = "correct it, or name another app with -A; the checks that need it were left out"
         return [*findings, Finding("app and settings", MISSING, str(error), remedy)]
     findings.append(Finding("app and settings", OK, f"{name}, {len(settings.queues)} queues"))
+    if settings.observing and hasattr(app, "coordination"):
+        return [*findings, *_observing(app.coordination.work_queue)]
     findings += [_folder(settings.data_dir), _disk(settings.data_dir), _database(settings)]
     findings += _redis(app, settings)
     return findings
+
+
+def _observing(work_queue: WorkQueue) -> Iterator[Finding]:
+    # It opens no ledger and no database, so whether these would work says nothing.
+    remedy = "coordinator conflicts tells what would have waited"
+    yield Finding("mode", NOTE, "observe: nothing is enforced", remedy)
+    try:
+        found = work_queue.get_conflicts()
+    except CoordinatorError as error:
+        yield Finding("Redis", MISSING, str(error), "start it, or correct coordinator_redis_url")
+    else:
+        yield Finding("Redis", OK, f"keeps the marks; {found.runs} runs seen so far")
 
 
 def _python() -> Finding:
