@@ -244,6 +244,34 @@ def test_retry_waits_for_its_time_and_keeps_its_place(at: Driver) -> None:
     assert at.ledger.finish("b", at.start("b"), "completed").started == ("a",)
 
 
+def test_retries_do_not_wait_for_a_clock_that_was_set_back(at: Driver) -> None:
+    """More of them than one script takes, among jobs that somebody wants at a given time."""
+    at.work(slots=100)
+    names = [f"retry-{number}" for number in range(60)]
+    for name in [*names, "drained"]:
+        at.submit(name, name)
+    at.shift(86_400_000)
+    at.ledger.tick()
+    assert at.ledger.renew("w", ["q"], 100).answer == "ok"
+    for name in [*names, "drained"]:
+        again = at.job(name, name, due_ms=at.now() + 3000, retries=1)
+        at.ledger.finish(name, at.start(name), "retried", {}, again)
+    at.ledger.drain(["drained"], at.now() + 60_000, "GPU", "ann")
+    for number in range(60):
+        at.submit(f"at-noon-{number}", f"at-noon-{number}", due_ms=at.now() + 10_000)
+    assert at.ledger.counts() == {("q", "delayed"): 121}
+    # Too little to tell from a clock that creeps.
+    at.shift(-1000)
+    at.ledger.tick()
+    assert at.ledger.counts() == {("q", "delayed"): 121}
+    at.shift(-86_399_000)
+    at.ledger.tick()
+    while at.redis.hexists("t:meta", "overdue"):
+        at.ledger.tick()
+    assert {at.state(name) for name in names} == {"dispatched"}
+    assert at.ledger.counts() == {("q", "delayed"): 61, ("q", "dispatched"): 60}
+
+
 def test_replacement_takes_other_resources_and_leaves_the_old_ones(at: Driver) -> None:
     at.work(queues=("q", "r"))
     at.submit("a", "m", expires_ms=at.now() + 60_000)

@@ -171,6 +171,23 @@ def test_a_dismissal_whose_reply_was_lost_is_done(at: Driver, settled: bool) -> 
     settle(at)
 
 
+@pytest.mark.parametrize("settled", [False, True])
+@pytest.mark.parametrize("where", ["waiting", "dispatched", "delayed"])
+def test_a_cancel_whose_reply_was_lost_is_done(at: Driver, where: str, settled: bool) -> None:
+    at.work()
+    if where == "waiting":
+        at.submit("first", "m")
+    at.submit("a", "m", due_ms=at.now() + 60_000 if where == "delayed" else 0)
+    assert at.state("a") == where
+    cancel = ("cancel", "a", "cancel", "enough", "ann")
+    done = {"answer": "done", "state": "canceled"}
+    assert at.ledger.run(*cancel, "this call") == done
+    if settled:
+        settle(at)
+    assert at.ledger.run(*cancel, "this call") == done
+    assert at.ledger.run(*cancel, "another one")["answer"] == "ended"
+
+
 def test_drain_delays_everything_pending_and_nothing_else(at: Driver) -> None:
     at.work()
     at.submit("runs", "m")

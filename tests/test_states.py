@@ -120,7 +120,7 @@ def test_all_that_is_noted_in_the_log_is_known_there() -> None:
     found: set[str] = set()
     for path in (ROOT / "coordinator").rglob("*.py"):
         found |= set(re.findall(r"\bstore\.note\(\s*\"(\w+)\"", path.read_text()))
-    bulk = (ROOT / "coordinator" / "bulk.py").read_text()
+    bulk = (ROOT / "coordinator" / "operations" / "bulk.py").read_text()
     found |= set(re.findall(r"_Work\.of\(\s*\"(\w+)\"", bulk))
     for path in (ROOT / "coordinator" / "lua").glob("*.lua"):
         found |= set(re.findall(r"\bemit\('(\w+)'", path.read_text()))

@@ -16,7 +16,7 @@ class Interventions(Scripts):
 
     def fail(self, job_id: str, reason: str, by: str) -> dict[str, Any]:
         """Stop a running job and let it end as failed; see ``lua/cancel.lua`` for the answers."""
-        return dict(self.run("cancel", job_id, "fail", reason, by))
+        return dict(self.run("cancel", job_id, "fail", reason, by, secrets.token_hex(8)))
 
     def remove(self, job_id: str, reason: str, by: str) -> dict[str, Any]:
         """Take a running job out before its death is confirmed; see ``lua/remove.lua``."""

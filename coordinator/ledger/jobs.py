@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Sequence
 from typing import Any
 
@@ -124,14 +125,16 @@ class Jobs(Clocks):
             reason, by: kept in the log.
             kind: ``cancel``, or ``withdraw``, which leaves a running job alone.
         """
-        return dict(self.run("cancel", job_id, kind, reason, by))
+        return dict(self.run("cancel", job_id, kind, reason, by, secrets.token_hex(8)))
 
     def release(
         self, job_id: str, reason: str, by: str, token: int | None = None
     ) -> dict[str, Any]:
         """Stop a running job and put it back to waiting; with a token only that run of it."""
         run = () if token is None else (token,)
-        return dict(self.run("cancel", job_id, "release", reason, by, *run))
+        return dict(
+            self.run("cancel", job_id, "release", reason, by, secrets.token_hex(8), *run)
+        )
 
     def progress(
         self,

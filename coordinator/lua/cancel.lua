@@ -2,16 +2,19 @@
 -- A running job keeps its units, as stopping, until its death is confirmed or its lease has ended.
 --
 -- ARGV[2..] job id, kind (cancel | release | fail | withdraw: cancel, but not a running one), reason, by,
---           token of the run that is meant (none: whatever it is)
+--           nonce of this call, token of the run that is meant (none: whatever it is)
 -- Answers {answer = done | stopping | gone | ended | idle | stale, state}
-local job, kind = read(ARGV[2]), ARGV[3]
+local job, kind, nonce = read(ARGV[2]), ARGV[3], ARGV[6]
 if not job then
   return cjson.encode({answer = 'gone'})
-elseif ARGV[6] and job.token ~= ARGV[6] then
+elseif ARGV[7] and job.token ~= ARGV[7] then
   return cjson.encode({answer = 'stale', state = job.state})
 end
 local data = {reason = ARGV[4], by = ARGV[5]}
-if FINAL[job.state] then
+if job.state == 'canceled' and job.canceled_in == nonce then
+  -- The same call again: its reply was lost.
+  return cjson.encode({answer = 'done', state = job.state})
+elseif FINAL[job.state] then
   return cjson.encode({answer = 'ended', state = job.state})
 elseif kind == 'withdraw' and (job.state == 'running' or job.state == 'stopping') then
   return cjson.encode({answer = 'idle', state = job.state})
@@ -36,13 +39,13 @@ end
 data.undelivered_result = true
 if job.state == 'delayed' then
   call('ZREM', P .. 'delayed', job.id)
-  move(job, 'canceled', 'canceled', {}, data)
+  move(job, 'canceled', 'canceled', {canceled_in = nonce}, data)
 elseif job.state == 'waiting' then
   withdraw(job)
-  move(job, 'canceled', 'canceled', {}, data)
+  move(job, 'canceled', 'canceled', {canceled_in = nonce}, data)
 else
   recall(job)
-  finish(job, 'canceled', 'canceled', {}, data)
+  finish(job, 'canceled', 'canceled', {canceled_in = nonce}, data)
 end
 continue_wakes()
 return cjson.encode({answer = 'done', state = job.state})

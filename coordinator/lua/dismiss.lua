@@ -6,7 +6,7 @@ local id, nonce = ARGV[2], ARGV[9]
 local job, refused = ended_job(id, ARGV[3], ARGV[4], ARGV[5])
 if not job then
   return cjson.encode(refused)
-elseif job.was == 'canceled' and job.old and job.old.dismissed == nonce then
+elseif job.was == 'canceled' and job.old and job.old.canceled_in == nonce then
   -- The same call again: its reply was lost.
   return cjson.encode({answer = 'done', state = job.was})
 elseif job.was ~= 'failed' and job.was ~= 'unprocessable' then
@@ -14,6 +14,6 @@ elseif job.was ~= 'failed' and job.was ~= 'unprocessable' then
 end
 clear(job)
 job.queue = ARGV[6]
-move(job, 'canceled', 'canceled', {queue = job.queue, ended = job.ended or '', dismissed = nonce},
+move(job, 'canceled', 'canceled', {queue = job.queue, ended = job.ended or '', canceled_in = nonce},
   {reason = ARGV[7], by = ARGV[8]})
 return cjson.encode({answer = 'done', state = 'canceled'})

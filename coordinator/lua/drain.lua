@@ -22,7 +22,7 @@ for i = 5, #ARGV do
     requeue(job, 'drained', {}, data, until_ms)
   elseif job.state == 'delayed' then
     if tonumber(job.due) < until_ms then
-      move(job, 'drained', 'delayed', {due = text(until_ms)}, data)
+      move(job, 'drained', 'delayed', {due = text(until_ms), delay = false}, data)
       call('ZADD', P .. 'delayed', until_ms, job.id)
     elseif tonumber(job.due) > until_ms then
       answer = 'later'

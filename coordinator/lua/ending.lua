@@ -53,7 +53,7 @@ end
 -- Into its class, at the place its sequence gives it. `back` are units that are free again.
 local function wait(job, verb, changes, data, back)
   local needs = needs_of(job)
-  changes.needs, changes.priority, changes.org, changes.due = false, false, false, false
+  changes.needs, changes.priority, changes.org, changes.due, changes.delay = false, false, false, false, false
   move(job, verb, 'waiting', changes, data)
   local stop, code = enqueue(job, needs, place_among(back, needs.needs))
   wake(back)
@@ -102,6 +102,8 @@ local function requeue(job, verb, changes, data, due)
   if due and due > now then
     changes.due, changes.needs, changes.priority, changes.org = text(due), job.needs, job.priority, job.org
     data.due_ms = due
+    -- For when the clock steps back; what an operator delays has a moment that he named.
+    changes.delay = verb ~= 'drained' and text(due - now)
     move(job, verb, 'delayed', changes, data)
     call('ZADD', P .. 'delayed', due, job.id)
     wake(back)

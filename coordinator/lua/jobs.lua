@@ -80,8 +80,8 @@ end
 -- one that was overtaken by the reaper or a restore makes it at last, when the job may be over.
 local function leave_trace(id, job, seconds)
   local trace = {'state', job.state, 'version', job.version, 'queue', job.queue, 'ended', job.ended or ''}
-  if job.dismissed then
-    trace[#trace + 1], trace[#trace + 2] = 'dismissed', job.dismissed
+  if job.canceled_in then
+    trace[#trace + 1], trace[#trace + 2] = 'canceled_in', job.canceled_in
   end
   count(job.queue, job.state, -1)
   forget(id)

@@ -4,8 +4,8 @@
 for i = 3, #ARGV, 2 do
   local id = ARGV[i]
   local found = call('HMGET', P .. 'job:' .. id, 'state', 'version', 'queue', 'ended', 'entered', 'replaced',
-    'dismissed')
-  local job = {state = found[1], version = found[2], queue = found[3], ended = found[4], dismissed = found[7]}
+    'canceled_in')
+  local job = {state = found[1], version = found[2], queue = found[3], ended = found[4], canceled_in = found[7]}
   -- Only what is among the tombstones: of a job settled before, the trace is left alone.
   if FINAL[job.state] and tonumber(job.version) <= tonumber(ARGV[i + 1])
     and call('ZREM', P .. 'tombstones', id) == 1 and not found[6] then

@@ -103,7 +103,7 @@ def _without_mount() -> str:
 @drill(skip=_without_mount, disk="40m")
 def full_disk(cluster: Cluster, choice: random.Random) -> str:
     """The disk of the database is full for seconds: producers get an error, and what was accepted runs."""
-    cluster.produce(250, choice.randrange(1 << 30), "--pause", "0.02")
+    cluster.produce(250, choice.randrange(1 << 30), "--pause", "0.08")
     filler = cluster.database.parent / "filler"
     for round_ in range(2):
         cluster.await_completed(40 * round_ + 20)

@@ -131,7 +131,7 @@ def _signal(pid: int, number: int) -> None:
 @drill()
 def freeze_child(cluster: Cluster, choice: random.Random) -> None:
     """SIGSTOP of a pool process for longer than the lease: its job goes on afterwards, once."""
-    cluster.produce(200, choice.randrange(1 << 30))
+    cluster.produce(200, choice.randrange(1 << 30), "--pause", "0.08")
     for round_ in range(3):
         cluster.await_completed(30 * round_ + 10)
         child = hit(cluster, choice.choice(cluster.workers), choice)
