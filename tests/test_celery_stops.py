@@ -190,6 +190,17 @@ def test_a_cold_shutdown_gives_back_at_once(alone: Installation) -> None:
     assert [alone.runs(one) for one in (*running, waiting)] == [2, 2, 1]
 
 
+def test_a_cold_shutdown_ends_although_a_process_left_half_a_message(alone: Installation) -> None:
+    with alone.worker(concurrency=1) as worker:
+        result = alone.play(["stammer", alone.gate()])
+        alone.starts(result)
+        os.kill(worker.pid, signal.SIGQUIT)
+        eventually(lambda: alone.trace(result, "stammered"), 30)
+        _gone(worker)
+    assert not alone.work_queue.ledger.workers()
+    assert alone.state(result) == "waiting"
+
+
 def test_celerys_soft_shutdown_lets_end_what_ends_in_time(alone: Installation) -> None:
     gate = alone.gate()
     with alone.worker(concurrency=2, worker_soft_shutdown_timeout=2.0) as first:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 from collections.abc import Sequence
 from typing import Any
 
 from coordinator.errors import LedgerFull
 from coordinator.jobs import Job, Result
 from coordinator.ledger.answers import Admission, Claim, Finish
-from coordinator.ledger.clocks import Clocks
-from coordinator.ledger.scripts import encoded
+from coordinator.ledger.scripts import Scripts, encoded
 
 #: Jobs that one script accepts, and needs of them together.
 PIECE, NEEDS = 20, 100
 
 
-class Jobs(Clocks):
+class Jobs(Scripts):
     """The verbs of jobs; each is one script."""
 
     def submit(
@@ -38,26 +38,23 @@ class Jobs(Clocks):
         """
         if not jobs:
             return []
-        # The reaper's come from other machines, whose clocks nobody knows.
-        own = [
-            job if rows and rows[index] == "entered" else self.by_redis(job)
-            for index, job in enumerate(jobs)
-        ]
         pieces = [
             [
                 part
                 for index in piece
-                for part in (*described(own[index]), rows[index] if rows else "")
+                for part in (*described(jobs[index]), rows[index] if rows else "")
             ]
-            for piece in _pieces(own)
+            for piece in _pieces(jobs)
         ]
-        calls = [("1" if insist else "", *pieces[0])]
+        # The reaper's come from other machines, whose clocks nobody knows.
+        clock = "" if "entered" in rows else _clock()
+        calls = [("1" if insist else "", clock, *pieces[0])]
         (first,) = self.run_all("submit", calls, new=not insist)
         if isinstance(first, dict):
             raise LedgerFull(int(first["used"]), int(first["allowed"]))
         # What follows belongs to what was taken: all or nothing.
         answers = first
-        for others in self.run_all("submit", [("1", *piece) for piece in pieces[1:]]):
+        for others in self.run_all("submit", [("1", clock, *piece) for piece in pieces[1:]]):
             answers += others
         return [_admission(job, answer) for job, answer in zip(jobs, answers, strict=True)]
 
@@ -98,7 +95,7 @@ class Jobs(Clocks):
         """
         following = ""
         if successor is not None:
-            following = json.dumps(_successor(self.by_redis(successor), row, keep_ms))
+            following = json.dumps(_successor(successor, row, keep_ms))
         written = () if result is None else (result.key, result.seconds, result.value)
         answer = self.run(
             "finish",
@@ -132,9 +129,7 @@ class Jobs(Clocks):
     ) -> dict[str, Any]:
         """Stop a running job and put it back to waiting; with a token only that run of it."""
         run = () if token is None else (token,)
-        return dict(
-            self.run("cancel", job_id, "release", reason, by, secrets.token_hex(8), *run)
-        )
+        return dict(self.run("cancel", job_id, "release", reason, by, secrets.token_hex(8), *run))
 
     def progress(
         self,
@@ -147,6 +142,11 @@ class Jobs(Clocks):
         text = "" if progress is None else json.dumps(progress)
         answer = self.run("progress", job_id, token, text, patience=patience)
         return "stale" if answer["answer"] == "stale" else answer.get("stop")
+
+
+def _clock() -> int:
+    """Return this machine's clock, Unix milliseconds: scripts bring what it says of times to Redis's."""
+    return time.time_ns() // 1_000_000
 
 
 def described(job: Job) -> tuple[str | int, ...]:
@@ -204,6 +204,7 @@ def _successor(job: Job, row: str, keep_ms: int | None) -> dict[str, Any]:
         "task": job.task,
         "due_ms": job.due_ms,
         "expires_ms": job.expires_ms,
+        "clock_ms": _clock(),
         "max_retries": str(job.max_retries),
         "retries": str(job.retries),
         "message": job.message,

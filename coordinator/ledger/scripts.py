@@ -193,6 +193,15 @@ class Scripts:
                     connection.send_command("SCRIPT", "LOAD", _source(name))
                     connection.read_response()
 
+    def clock(self) -> int:
+        """Return Redis's clock, Unix milliseconds: the one clock that all processes share.
+
+        Raises:
+            LedgerUnavailable: Redis was not reached.
+        """
+        seconds, microseconds = self.redis.time()
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
     def _fresh(self) -> Any:
         """Return a connection that was used a moment ago and that nobody else uses now, or None."""
         if self._pid != os.getpid():

@@ -3,7 +3,8 @@
 --
 -- ARGV[2..] job id, token, outcome (completed failed unprocessable retried replaced released lost),
 --           data (JSON: result, error, reason ...), successor (JSON or ""): id, class, needs, priority, org,
---           owner, task, due_ms, expires_ms, max_retries, retries, message, row (JSON text or absent); for completed
+--           owner, task, due_ms, expires_ms, clock_ms (who says them, at that), max_retries, retries, message,
+--           row (JSON text or absent); for completed
 --           it is the next step of a workflow, with keep_ms (how long its owner keeps what it holds until that
 --           begins; absent: for ever); for completed perhaps the run's result for Celery: key, seconds to keep it (0 for ever), value
 -- Answers {answer = done | again | stale | gone, started = ids, state}
@@ -78,6 +79,7 @@ elseif outcome == 'retried' or outcome == 'replaced' then
     finish(job, 'replaced', 'completed', {ended = token, replaced = 1}, data)
   else
     local next = cjson.decode(following)
+    local due, expires = by_redis(next.due_ms, next.clock_ms), by_redis(next.expires_ms, next.clock_ms)
     leave_worker(job)
     keep_message(id, next.message)
     local queue = next.needs:match('queue:(%S+)$')
@@ -90,7 +92,7 @@ elseif outcome == 'retried' or outcome == 'replaced' then
     end
     local changes = {class = next.class, task = next.task, retries = next.retries, queue = queue,
       max_retries = next.max_retries, ended = token, owner = owner or false,
-      expires = next.expires_ms > 0 and text(next.expires_ms) or false}
+      expires = expires > 0 and text(expires) or false}
     for name, value in pairs({class = next.class, task = next.task, queue = queue, needs = next.needs,
       priority = next.priority, org = next.org}) do
       job[name] = value
@@ -106,7 +108,7 @@ elseif outcome == 'retried' or outcome == 'replaced' then
     if job.next then
       changes.next, changes.next_of = false, false
     end
-    requeue(job, verb, changes, data, tonumber(next.due_ms))
+    requeue(job, verb, changes, data, due)
   end
 else
   set(job, {ended = token})

@@ -71,6 +71,16 @@ local function message_of(id)
   return kept and replaced(kept, '\1', id)
 end
 
+-- A moment (ms, 0 for none) that somebody said whose clock was at `theirs` at that, by Redis's. A retry in four seconds
+-- by a worker whose clock is an hour ahead would else wait for an hour. What asking takes is no difference.
+local function by_redis(moment, theirs)
+  local ahead = theirs and theirs - (clock[1] * 1000 + clock[2] / 1000) or 0
+  if moment == 0 or math.abs(ahead) <= 2000 then
+    return moment
+  end
+  return math.max(1, math.floor(moment - ahead))
+end
+
 local function count(queue, state, change)
   local name = queue .. '|' .. state
   counted[name] = (counted[name] or 0) + change

@@ -2,7 +2,8 @@
 -- Guarantee: submitting the same id again changes nothing; all jobs of a call are taken in one step.
 --
 -- ARGV[2] "1" when they must be taken although Redis is nearly full: a running job's chain goes on
--- ARGV[3..] per job: id, class, needs (joined by spaces), priority, org, owner, task, due ms (0 now),
+-- ARGV[3] the clock of who says due and expiry times (ms; "" unknown)
+-- ARGV[4..] per job: id, class, needs (joined by spaces), priority, org, owner, task, due ms (0 now),
 --           expires ms (0 never), max_retries, retries, message, row (JSON for the recorder, or ""; "entered"
 --           when the reaper found it in the store, whose producer may still be about to submit it)
 -- Answers a list: {state, resource, code, holders, position} or {known = state}; in order. Or, nothing being
@@ -15,7 +16,8 @@ if full then
   end
 end
 local answers = {}
-for i = 3, #ARGV, 13 do
+local theirs = tonumber(ARGV[3])
+for i = 4, #ARGV, 13 do
   local id, queue = ARGV[i], ARGV[i + 2]:match('queue:(%S+)$')
   local old = read(id)
   if old and not old.replaced then
@@ -26,7 +28,7 @@ for i = 3, #ARGV, 13 do
       -- Perhaps the end of a canvas that replaced this run, quicker than the run itself: kept for its end.
       set(old, {next_of = old.token, next = cjson.encode({class = ARGV[i + 1],
         needs = ARGV[i + 2], priority = ARGV[i + 3], org = ARGV[i + 4], owner = ARGV[i + 5],
-        task = ARGV[i + 6], due_ms = tonumber(ARGV[i + 7]), expires_ms = tonumber(ARGV[i + 8]),
+        task = ARGV[i + 6], due_ms = tonumber(ARGV[i + 7]), expires_ms = tonumber(ARGV[i + 8]), clock_ms = theirs,
         max_retries = ARGV[i + 9], retries = ARGV[i + 10], message = ARGV[i + 11],
         row = ARGV[i + 12] ~= '' and ARGV[i + 12] or nil})})
     end
@@ -42,7 +44,7 @@ for i = 3, #ARGV, 13 do
       forget(id)
     end
     local needs = {needs = ARGV[i + 2], priority = ARGV[i + 3], org = ARGV[i + 4], owner = ARGV[i + 5]}
-    local due, expires = tonumber(ARGV[i + 7]), tonumber(ARGV[i + 8])
+    local due, expires = by_redis(tonumber(ARGV[i + 7]), theirs), by_redis(tonumber(ARGV[i + 8]), theirs)
     local fields = {queue = queue, class = job.class, task = job.task, sequence = job.sequence,
       max_retries = ARGV[i + 9]}
     -- The end of the run that was replaced may be said again.

@@ -29,6 +29,9 @@ TICK_INTERVAL = 0.25
 #: ticked as often as one would keep Redis busy with nothing else.
 TICKS, TICK_MOST = 20, 5.0
 
+#: Seconds that a main process gets to see that its pool is gone, in a shutdown at once.
+HUNG = 5.0
+
 #: Seconds a process has to find out at its claim that its message is a duplicate, before it is taken for one
 #: that runs a job of somebody else.
 CLAIM_SECONDS = 0.5
@@ -47,6 +50,7 @@ class WorkerView(Protocol):
     def unread(self) -> bool: ...
 
     warned: bool
+    cold_since: float | None
 
     def leaving(self) -> bool: ...
     def hand(self) -> Iterable[InHand]: ...
@@ -155,6 +159,7 @@ class Renewal(threading.Thread):
         renew_at = 0.0
         while not self._stop_event.is_set():
             try:
+                self._end_cold()
                 leaves = not self._left_at and self._leaves()
                 if time.monotonic() >= renew_at or self.wanted != self.armed or leaves:
                     renew_at = time.monotonic() + min(RENEW_INTERVAL, self.lease / 4)
@@ -215,6 +220,24 @@ class Renewal(threading.Thread):
         ):
             # Threads that reach no checkpoint end with their worker, and go back when its lease has ended.
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def _end_cold(self) -> None:
+        """End a worker that was told to stop at once, with all it runs, when that takes too long.
+
+        Celery waits for a job that ignores its signal. And it reads what its processes still have to say: one
+        that was killed in the middle of a message never says the rest.
+        """
+        if not self.can_kill or self.worker.cold_since is None:
+            return
+        waited = time.monotonic() - self.worker.cold_since
+        if waited > HARD_STOP:
+            self.stopping.end(self.worker.processes())
+        if waited > HARD_STOP + HUNG:
+            logger.error("[COORDINATOR] worker %s ends: its pool is gone", self.worker.id)
+            with contextlib.suppress(LedgerUnavailable, LedgerClosed):
+                self.ledger.leave(self.worker.id, patience=1)
+            self.guard.stop()
+            os._exit(1)
 
     def _reopen(self) -> None:
         # In a thread of its own: a restore takes seconds, and the guard wants to hear of us meanwhile.

@@ -51,6 +51,7 @@ class LeaseStep(bootsteps.StartStopStep):
             if self.renewal is not None and self.view.can_kill:
                 self.renewal.bid_farewell(2.0)
             wait()
+            self.view.cold_since = time.monotonic()
 
         controller.wait_for_soft_shutdown = wait_for_soft_shutdown
 

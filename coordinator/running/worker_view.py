@@ -27,6 +27,8 @@ class WorkerView:
         self.id = worker_identity(controller.hostname)
         #: Set when a shutdown is about to begin of which Celery's own state does not tell yet.
         self.warned = False
+        #: When a shutdown at once has begun (CLOCK_MONOTONIC).
+        self.cold_since: float | None = None
         #: Set when an operator lets it take nothing new.
         self.draining = False
 
