@@ -251,6 +251,22 @@ def test_the_slots_follow_the_pool_as_it_grows_and_shrinks(alone: Installation) 
         assert [alone.runs(one) for one in (*results, *more)] == [1] * 7
 
 
+def test_a_pool_that_shrinks_spares_whom_it_has_just_sent_a_job(alone: Installation) -> None:
+    with alone.worker(concurrency=1) as worker:
+        (child,) = pool_of(psutil.Process(worker.pid))
+        # It cannot say that it has begun.
+        child.suspend()
+        result = alone.play(["give", 5])
+        eventually(lambda: worker.said("received"), 30)
+        to = {"destination": [worker.node], "reply": True, "timeout": 10}
+        ((said,),) = (answer.values() for answer in alone.app.control.pool_shrink(1, **to))
+        assert "All processes busy" in str(said)
+        child.resume()
+        assert alone.get(result) == 5
+        assert child.is_running()
+    assert alone.runs(result) == 1
+
+
 def test_the_slots_are_those_an_autoscaled_pool_may_have(alone: Installation) -> None:
     gate = alone.gate()
     with alone.worker("--autoscale", "3,1", concurrency=1) as worker:

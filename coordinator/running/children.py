@@ -1,4 +1,4 @@
-"""The prefork pool's children: every exit is seen, also when several end at once."""
+"""The prefork pool's children: every exit is seen, and none is ended that has a job."""
 
 from __future__ import annotations
 
@@ -36,6 +36,30 @@ def follow_exits(pool: Any) -> None:
 
     processes._event_process_exit = event_process_exit
     processes._track_child_process = track_child_process
+
+
+def spare_assigned(pool: Any) -> None:
+    """Make a prefork pool that shrinks spare the children that have been sent a job.
+
+    Celery takes for idle whoever has not yet said that it began: a job that was on its way, or had just begun,
+    was killed, which counts as an attempt.
+
+    Args:
+        pool: Celery's pool as a worker has it; any other than prefork is left alone.
+    """
+    processes: Any = getattr(pool, "_pool", None)
+    if not hasattr(processes, "_event_process_exit"):
+        return
+    active = processes._worker_active
+
+    def worker_active(process: Any) -> bool:
+        return active(process) or any(
+            process in (job._write_to, job._scheduled_for)
+            for job in list(processes._cache.values())
+            if hasattr(job, "_write_to")
+        )
+
+    processes._worker_active = worker_active
 
 
 def _closed(descriptor: int) -> bool:

@@ -17,7 +17,7 @@ from celery.worker import state
 from coordinator.errors import CoordinatorError
 from coordinator.family import PROCESS_MARK
 from coordinator.recovery.roster import Enrolment
-from coordinator.running.children import follow_exits
+from coordinator.running.children import follow_exits, spare_assigned
 from coordinator.running.context import WORKER_ID
 from coordinator.running.renewal import Renewal
 from coordinator.running.request import DROPPED, IN_HAND, process_mark
@@ -57,6 +57,7 @@ class LeaseStep(bootsteps.StartStopStep):
 
     def start(self, controller: Any) -> None:
         follow_exits(controller.pool)
+        spare_assigned(controller.pool)
         coordination = controller.app.coordination
         work_queue = coordination.work_queue
         self.renewal = Renewal(
