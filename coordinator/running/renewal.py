@@ -231,6 +231,10 @@ class Renewal(threading.Thread):
             return
         waited = time.monotonic() - self.worker.cold_since
         if waited > HARD_STOP:
+            with contextlib.suppress(LedgerUnavailable, LedgerClosed):
+                # Also what had begun when the main process no longer listened: it must not count as lost.
+                for item in list(self.worker.hand()):
+                    item.give_back(self.ledger)
             self.stopping.end(self.worker.processes())
         if waited > HARD_STOP + HUNG:
             logger.error("[COORDINATOR] worker %s ends: its pool is gone", self.worker.id)
