@@ -58,7 +58,7 @@ def test_a_watched_status_is_told_again_and_again(alone: Installation, tmp_path:
 
         eventually(seen, timeout=30)
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

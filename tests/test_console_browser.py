@@ -62,7 +62,7 @@ def submit(page: Page, menu: str, **fields: str) -> None:
 
 def running_job(installation: Installation) -> str:
     """Start a job that runs until it is stopped; returns its id."""
-    result = installation.play(["look", 60], model=installation.model())
+    result = installation.play(["look", 300], model=installation.model())
     installation.starts(result)
     return str(result.id)
 
@@ -198,7 +198,7 @@ def test_a_job_of_a_killed_worker_is_seen_processing_then_waiting_then_processin
     # One that has nothing to do with it notices that the lease has ended, as beat does elsewhere.
     bystander = installation.worker(queues=("training",), pool="solo", concurrency=1)
     with bystander, installation.worker(concurrency=1) as worker:
-        result = installation.play(["look", 60], model=installation.model())
+        result = installation.play(["look", 300], model=installation.model())
         installation.starts(result)
         with impatient.visit("vera", f"job?id={result.id}") as page:
             pill = page.locator("#title .pill").last
