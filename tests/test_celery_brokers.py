@@ -75,3 +75,21 @@ def test_a_unix_url_is_refused_with_the_way_out(tmp_path: Path) -> None:
     app = celery_app.create("unix:///run/redis.sock", tmp_path, code=False)
     with pytest.raises(InvalidSetting, match=r"unix:///run.*redis\+socket:///path"):
         app.send_task("play")
+
+
+@pytest.mark.parametrize("said", [None, 30.0])
+def test_a_fetch_that_is_never_answered_is_given_up(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: float | None
+) -> None:
+    monkeypatch.setattr("coordinator.messages.transport.SILENCE", 0.2)
+    options = {} if said is None else {"socket_timeout": said}
+    own = Installation(redis_url, tmp_path, {"broker_transport_options": options})
+    with own.app.connection_for_read() as connection:
+        channel = connection.default_channel
+        assert channel.pool.connection_kwargs["socket_timeout"] == (said or 1.2)
+        if said is None:
+            # An answer to a fetch that was never sent, as after a reconnect.
+            fetching = channel.pool.get_connection()
+            with pytest.raises(channel.connection_errors):
+                channel.client.parse_response(fetching, "BRPOP")
+            channel.pool.release(fetching)

@@ -42,6 +42,9 @@ OPTIONS_HEADER = "coordinator"
 TOKEN_HEADER = "coordinator_token"
 DEFAULT_PRIORITY = 5
 
+#: Seconds without an answer of Redis after which a worker takes a connection for lost.
+SILENCE = 10.0
+
 _collected: ContextVar[list[Job] | None] = ContextVar("coordinator_collected", default=None)
 
 
@@ -231,6 +234,14 @@ class Channel(kombu_redis.Channel):
     @property
     def coordination(self) -> Any:
         return self.connection.coordination
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        # Redis answers a fetch within `brpop_timeout`. Around a reconnect Kombu can wait for an answer to a fetch
+        # that nobody sent, for ever: the worker lives, renews its lease and never runs anything again.
+        params: dict[str, Any] = super()._connparams(asynchronous)
+        if params.get("socket_timeout") is None:
+            params["socket_timeout"] = self.brpop_timeout + SILENCE
+        return params
 
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
         headers = message.get("headers") or {}
