@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -16,6 +17,8 @@ from tests import celery_app
 from tests.helpers import ROOT, eventually, running
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.workers import Installation
 
 pytest_plugins = ["tests.workers"]
@@ -43,12 +46,25 @@ def test_celerys_own_command_line_has_the_same_commands(alone: Installation) -> 
     assert "queue work is paused by ann" in refused.stderr
 
 
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let children hear of Ctrl-C also when these tests run in the background of a shell, which ignores it for them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_watched_status_is_told_again_and_again(alone: Installation, tmp_path: Path) -> None:
     alone.work_queue.wait_until_open()
     environment = {celery_app.BROKER: alone.broker, celery_app.FOLDER: str(alone.folder)}
     command = ["python", "-m", "coordinator", "-A", "tests.celery_app", "status", "--watch"]
     log = tmp_path / "watched.log"
-    with running(*command, "--every", "0.2", "--json", env=environment, log=log) as process:
+    with (
+        interruptible(),
+        running(*command, "--every", "0.2", "--json", env=environment, log=log) as process,
+    ):
         eventually(lambda: len(log.read_text().splitlines()) > 2, timeout=60)
         alone.work_queue.pause("work", by="ann")
 
