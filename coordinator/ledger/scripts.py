@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -19,28 +15,7 @@ from redis.connection import ConnectionPool
 
 from coordinator.errors import LedgerClosed, LedgerFull
 from coordinator.ledger.absence import UNREACHED, is_away, is_full, reaching, unavailable
-
-_ADMITTING = ("jobs", "capacity", "wide", "classes", "admission", "ending")
-_ADMISSION = ("keys", "epoch", *_ADMITTING)
-
-#: What is put in front of a script; scripts that touch no job do without the admission code.
-_PARTS: dict[str, tuple[str, ...]] = {
-    "open": ("keys",),
-    "elect": ("keys",),
-    "wipe": ("keys",),
-    "progress": ("keys", "epoch"),
-    "watermark": ("keys", "epoch"),
-    "verified": ("keys", "epoch"),
-    "settle": ("keys", "epoch", "jobs"),
-    "build": ("keys", "building"),
-    "restore": ("keys", "building", *_ADMITTING),
-    "submit": (*_ADMISSION, "blockers"),
-    "finish": (*_ADMISSION, "blockers"),
-    "why": (*_ADMISSION, "blockers"),
-    "tick": (*_ADMISSION, "reservation"),
-    "resubmit": (*_ADMISSION, "blockers", "ended"),
-    "dismiss": (*_ADMISSION, "ended"),
-}
+from coordinator.ledger.program import program, sha
 
 #: How long an operation goes on trying to reach Redis, in seconds.
 PATIENCE = 5.0
@@ -48,41 +23,6 @@ PATIENCE = 5.0
 #: Seconds for which a connection needs no look whether it still is one. Each look is a system call, and the
 #: pool's bookkeeping around it costs more than packing, sending and reading a script's call together.
 FRESH = 1.0
-
-
-#: Scripts that a Redis without room refuses; all others go on.
-_NEED_ROOM = ("submit", "resubmit")
-
-_SHARED = {"full"} | {part for parts in (*_PARTS.values(), _ADMISSION) for part in parts}
-
-
-def _folder() -> Traversable:
-    return files("coordinator").joinpath("lua")
-
-
-@cache
-def _source(name: str) -> str:
-    folder = _folder()
-    parts = _PARTS.get(name, _ADMISSION)
-    if name not in _NEED_ROOM:
-        parts = (*parts, "full")
-    shared = [folder.joinpath(f"{part}.lua").read_text("utf-8") for part in parts]
-    operation = folder.joinpath(f"{name}.lua").read_text("utf-8")
-    if "jobs" in parts:
-        # An operation returns in many places; what it changed of jobs is written after each of them.
-        operation = f"local function operation()\n{operation}end\nlocal answer = operation()\nlast()\nreturn answer\n"
-    return "\n".join((*shared, operation))
-
-
-@cache
-def _sha(name: str) -> str:
-    return hashlib.sha1(_source(name).encode(), usedforsecurity=False).hexdigest()
-
-
-@cache
-def _operations() -> tuple[str, ...]:
-    stems = {item.name.removesuffix(".lua") for item in _folder().iterdir()}
-    return tuple(sorted(stems - _SHARED))
 
 
 def connection_url(url: str) -> str:
@@ -180,18 +120,16 @@ class Scripts:
             self.pool.release(connection)
 
     def load(self) -> None:
-        """Load all scripts that the server does not have.
+        """Load the scripts if the server does not have them.
 
-        Compiled one by one when they are first needed, in a server that has a million jobs by then, they
-        would lie scattered between these, and every run of them, and of Lua's collector, took half as long
-        again.
+        Loaded when they are first needed, in a server that has a million jobs by then, they would lie scattered
+        between these, and every run of them, and of Lua's collector, took half as long again.
         """
         with self._connection() as connection:
-            connection.send_command("SCRIPT", "EXISTS", *map(_sha, _operations()))
-            for name, known in zip(_operations(), connection.read_response(), strict=True):
-                if not known:
-                    connection.send_command("SCRIPT", "LOAD", _source(name))
-                    connection.read_response()
+            connection.send_command("SCRIPT", "EXISTS", sha())
+            if not connection.read_response()[0]:
+                connection.send_command("SCRIPT", "LOAD", program())
+                connection.read_response()
 
     def clock(self) -> int:
         """Return Redis's clock, Unix milliseconds: the one clock that all processes share.
@@ -285,12 +223,13 @@ class Scripts:
         try:
             # A new connection may be to another life of the server: its run id is asked for first.
             connection.connect()
-            start = ("EVALSHA", _sha(name), 1, self.prefix, connection.coordinator_run_id)
+            call = f"{name} {connection.coordinator_run_id}"
+            start = ("EVALSHA", sha(), 1, self.prefix, call)
             commands = [(*start, *arguments) for arguments in calls]
             try:
                 replies = self._replies(connection, commands)
             except redis.exceptions.NoScriptError:
-                connection.send_command("SCRIPT", "LOAD", _source(name))
+                connection.send_command("SCRIPT", "LOAD", program())
                 connection.read_response()
                 replies = self._replies(connection, commands)
         except BaseException:

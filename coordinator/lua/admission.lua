@@ -4,14 +4,12 @@
 -- without a slot, or has a wake pending.
 
 local BUDGET = 240         -- needs that one script goes through before it leaves the rest as pending wakes
-local steps = 0            -- needs it has gone through: a job of 64 models costs as much as twenty of one
 local started = {}         -- ids dispatched by this script
-local places = {}          -- what blockers.lua has counted, until somebody's turn changes it
 
 -- Takes all units for a job of a class and pushes its message to the broker, in one step.
 local function admit(class, job, message)
   local id, token, mine = job.id, next_token(), {}
-  steps = steps + #class.needs
+  this.steps = this.steps + #class.needs
   for _, resource in ipairs(class.needs) do
     if take(resource, id, class.owner) then
       mine[#mine + 1] = resource
@@ -28,7 +26,7 @@ local function admit(class, job, message)
   move(job, 'dispatched', 'dispatched', changes, {token = token})
   call('LPUSH', job.queue, (message or message_of(id)) .. ',"coordinator_token":' .. token .. '}}')
   charge(class)
-  places = {}
+  this.places = {}
   if several(class.needs) then
     leave_wide(id)
   end
@@ -44,7 +42,7 @@ local function stopped_by(class, task)
     return queue, 'restoring'
   end
   learn(class.needs)
-  steps = steps + #class.needs
+  this.steps = this.steps + #class.needs
   for _, resource in ipairs(class.needs) do
     local code = obstacle(resource, class, task)
     if code then
@@ -113,7 +111,7 @@ local function try_kin()
       if parked and resources[parked] then
         local class, stop = class_read(id), nil
         while not stop and class.parked ~= '' do
-          if steps >= BUDGET then
+          if this.steps >= BUDGET then
             postpone(parked)
             break
           end
@@ -196,7 +194,7 @@ local function wake(resources)
     end
   end
   while next(candidates) do
-    if steps >= BUDGET then
+    if this.steps >= BUDGET then
       for resource in pairs(candidates) do
         postpone(resource)
       end
@@ -226,10 +224,10 @@ end
 
 local function continue_wakes()
   if next(leaving) then
-    let_go()
+    this.let_go()
   end
   for _ = 1, 5 do
-    if not is_there('wakes') or open ~= '1' or steps >= BUDGET then
+    if not is_there('wakes') or open ~= '1' or this.steps >= BUDGET then
       return
     end
     local left = call('SRANDMEMBER', P .. 'wakes', 20)
@@ -274,12 +272,12 @@ local function enqueue(job, needs, on, message)
   if first == job.id then
     park(class, stop, job.sequence)
   end
-  local lane = places[stop] and places[stop][class.lane]
+  local lane = this.places[stop] and this.places[stop][class.lane]
   if lane then
     lane.jobs = lane.jobs + 1
-  elseif places[stop] then
+  elseif this.places[stop] then
     -- Where there were too many to count there still are.
-    places[stop] = nil
+    this.places[stop] = nil
   end
   return stop, code or obstacle(stop, class, job.task) or 'turn', class
 end
@@ -287,9 +285,11 @@ end
 -- Gives back what the ledger recorded for the job. Returns the resources, for the wake.
 local function release(job)
   local back = split(job.held or '')
-  steps = steps + #back
+  this.steps = this.steps + #back
   for _, resource in ipairs(back) do
     remove('holders:' .. resource, job.id)
   end
   return back
 end
+
+return BUDGET, started, with_siblings, wake, continue_wakes, enqueue, release

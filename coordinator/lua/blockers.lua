@@ -4,7 +4,7 @@ local COUNTED = 50         -- classes on one resource up to which positions are 
 
 -- The lanes of a resource with the number of their jobs, or false when too many classes are parked there.
 local function parked_on(resource)
-  local found = places[resource]
+  local found = this.places[resource]
   if found == nil then
     local classes, lanes = 0, call('ZRANGE', P .. 'lanes:' .. resource, 0, COUNTED, 'WITHSCORES')
     found = {}
@@ -21,7 +21,7 @@ local function parked_on(resource)
       end
       found[lanes[i]] = {score = tonumber(lanes[i + 1]), jobs = jobs}
     end
-    places[resource] = found
+    this.places[resource] = found
   end
   return found
 end
@@ -79,3 +79,5 @@ local function blockers(job, class, resource, code, newest)
   end
   return answer
 end
+
+return position_of, blockers

@@ -226,18 +226,17 @@ end
 -- The reservation (EASY backfilling, Lifka 1995): a job of several models that waited too long, or was passed
 -- too often, keeps others from its models unless they are expected to end before it can start. There is one
 -- at a time; `reserve` in reservation.lua gives and drops it.
-local reservation
 local function reserved()
-  if reservation == nil and not is_there('reservation') then
-    reservation = false
-  elseif reservation == nil then
+  if this.reservation == nil and not is_there('reservation') then
+    this.reservation = false
+  elseif this.reservation == nil then
     local raw = call('HMGET', P .. 'reservation', 'class', 'models', 'start')
-    reservation = raw[1] and {class = raw[1], models = raw[2], start = tonumber(raw[3]), is_of = {}} or false
+    this.reservation = raw[1] and {class = raw[1], models = raw[2], start = tonumber(raw[3]), is_of = {}} or false
     for model in (raw[2] or ''):gmatch('%S+') do
-      reservation.is_of[model] = true
+      this.reservation.is_of[model] = true
     end
   end
-  return reservation
+  return this.reservation
 end
 
 -- Run time that is expected of a task, in ms.
@@ -294,3 +293,7 @@ local function obstacle(resource, class, task)
   end
   return nil
 end
+
+return limits, holds, pending, sizes, runtimes, there, is_there, size, add, remove, is_kept, grown, grows,
+  take, is_pending, postpone, learn, limit_of, held, split, pools_of, change_pool, window, average_of,
+  reserved, expected, kept, obstacle

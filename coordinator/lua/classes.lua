@@ -109,3 +109,5 @@ local function charge(class)
     end
   end
 end
+
+return STRIDE, lanes_on, class_of, class_read, park, drop, charge

@@ -23,3 +23,5 @@ local function clear(job)
   forget(job.id)
   job.old, job.was = nil, nil
 end
+
+return ended_job, clear

@@ -115,7 +115,7 @@ end
 -- Gives back what an owner holds for its jobs. Returns the resources, for the wake.
 local function disown(owner)
   local back = call('SMEMBERS', P .. 'owned:' .. owner)
-  steps = steps + #back
+  this.steps = this.steps + #back
   for _, resource in ipairs(back) do
     remove('holders:' .. resource, owner)
   end
@@ -125,7 +125,7 @@ local function disown(owner)
   return back
 end
 
-let_go = function()
+this.let_go = function()
   for owner in pairs(leaving) do
     leaving[owner] = nil
     if call('EXISTS', P .. 'members:' .. owner) == 0 then
@@ -215,7 +215,6 @@ local function room(slots, busy)
 end
 
 local PIECE = 20           -- jobs of lost workers that are taken back by one script
-local taken = 0
 
 -- A worker whose lease has ended, or that left: its running jobs are lost, or released if it shut down in
 -- order. Its slots go first, so that nothing is handed to it; its jobs follow piece by piece. Returns whether
@@ -248,10 +247,10 @@ local function expire_worker(worker, reason)
   -- The oldest first: what goes back is handed on at once, before the next piece.
   table.sort(lost, function(one, other) return one.sequence < other.sequence end)
   for _, entry in ipairs(lost) do
-    if taken >= PIECE or steps >= BUDGET then
+    if this.taken >= PIECE or this.steps >= BUDGET then
       break
     end
-    taken = taken + 1
+    this.taken = this.taken + 1
     local job = read(entry.id)
     if job.state == 'running' and reason == 'left' then
       leave_worker(job)
@@ -270,3 +269,6 @@ local function expire_worker(worker, reason)
   emit('worker_' .. (reason == 'left' and 'left' or 'expired'), '', 0, {worker = worker, reason = reason})
   return true
 end
+
+return leave_worker, leave_broker, recall, withdraw, wait, requeue, disown, finish, stopped, lose, room,
+  PIECE, expire_worker

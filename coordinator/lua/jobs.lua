@@ -7,7 +7,15 @@ local jobs, changed = {}, {}   -- what this script has read; fields that it has 
 local counted = {}             -- "<queue>|<state>" -> change of the number of jobs
 local numbers = {}             -- numbers of meta that it has drawn
 local leaving = {}             -- owners of which a job has ended
-local let_go                   -- gives back what those hold that have no job left; see ending.lua
+
+-- What the parts of one script change for each other.
+local this = {
+  steps = 0,               -- needs it has gone through: a job of 64 models costs as much as twenty of one
+  taken = 0,               -- jobs of lost workers that it has taken back
+  places = {},             -- what blockers.lua has counted, until somebody's turn changes it
+  reservation = nil,       -- see capacity.lua
+  let_go = nil,            -- gives back what those hold that have no job left; see ending.lua
+}
 
 -- Returns the job as this script leaves it, or nil.
 local function read(id)
@@ -134,8 +142,8 @@ end
 
 -- The last thing of every script, wherever it returned.
 local function last()
-  if let_go and next(leaving) then
-    let_go()
+  if this.let_go and next(leaving) then
+    this.let_go()
   end
   write()
 end
@@ -207,3 +215,6 @@ end
 local function next_token()
   return draw(7, 'token', 0)
 end
+
+return FINAL, this, leaving, counted, read, set, forget, keep_message, message_of, by_redis, count,
+  leave_trace, last, emit, join, move, next_sequence, next_token

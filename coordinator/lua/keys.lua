@@ -1,7 +1,8 @@
--- Put in front of every script: the names of all keys and the clock.
+-- Put in front of all operations: the names of all keys and the clock.
 --
 -- KEYS[1] prefix of all keys of the ledger
--- ARGV[1] run id of the Redis server, as the client's connection learned it when it connected
+-- ARGV[1] name of the operation, a space, run id of the Redis server as the client's connection learned it when it
+--         connected
 --
 -- Keys (after the prefix):
 --   meta              hash    epoch, run_id, open, sequence, token, ticked, clock_offset (tests), ...
@@ -43,6 +44,7 @@
 --   leader:<name>     string  who holds a singleton's term
 local P = KEYS[1]
 local call = redis.call
+local verb, run_id = ARGV[1]:match('^(%S+) (%S*)$')
 
 local meta = call('HMGET', P .. 'meta', 'run_id', 'open', 'epoch', 'clock_offset', 'full', 'sequence', 'token')
 local clock = call('TIME')

@@ -7,11 +7,11 @@
 local state, present = ARGV[3], call('HMGET', P .. 'meta', 'epoch', 'run_id')
 if (tonumber(present[1]) or 0) > tonumber(ARGV[2])
   or (state == 'building' and call('GET', P .. 'leader:restore') ~= ARGV[4])
-  or (state == '0' and (present[1] ~= ARGV[2] or present[2] ~= ARGV[1])) then
+  or (state == '0' and (present[1] ~= ARGV[2] or present[2] ~= run_id)) then
   -- Somebody else has begun a later one, or Redis was restarted once more meanwhile.
   return cjson.encode({answer = 'no-epoch'})
 end
-call('HSET', P .. 'meta', 'run_id', ARGV[1])
+call('HSET', P .. 'meta', 'run_id', run_id)
 if call('HGET', P .. 'meta', 'epoch') ~= ARGV[2] then
   -- Tokens of a later epoch are greater than all of an earlier one.
   call('HSET', P .. 'meta', 'epoch', ARGV[2], 'token', string.format('%.0f', ARGV[2] * 2 ^ 32))

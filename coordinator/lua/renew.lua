@@ -118,12 +118,12 @@ for _, id in ipairs(strange) do
 end
 call('SREM', P .. 'awaited', worker)
 for _, id in ipairs(call('SMEMBERS', key .. ':jobs')) do
-  if not hand[id] and taken < PIECE and steps < BUDGET then
+  if not hand[id] and this.taken < PIECE and this.steps < BUDGET then
     local job = read(id)
     if job and now - tonumber(job.started) > lease then
       -- Claimed, but the worker never learned it, or its end was never told. A list of what it has in hand
       -- that is older than a lease cannot be: its jobs would be dead. The next renewal goes on.
-      taken = taken + 1
+      this.taken = this.taken + 1
       lose(job, 'its worker does not know it')
     end
   end

@@ -92,7 +92,9 @@ local function reserve()
     end
     call('HSET', P .. 'reservation', 'job', id, 'class', class.id, 'models', table.concat(models, ' '),
       'start', text(start))
-    there.reservation, reservation = true, nil
+    there.reservation, this.reservation = true, nil
     wake(models)
   end
 end
+
+return reserve

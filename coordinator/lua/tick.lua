@@ -93,12 +93,12 @@ end
 
 -- Whether the rest of what is due has to wait for the next piece.
 local function spent()
-  more = more or steps >= BUDGET
-  return steps >= BUDGET
+  more = more or this.steps >= BUDGET
+  return this.steps >= BUDGET
 end
 
 for _, worker in ipairs(due('workers')) do
-  if taken < PIECE and steps < BUDGET and expire_worker(worker, 'its lease ended') then
+  if this.taken < PIECE and this.steps < BUDGET and expire_worker(worker, 'its lease ended') then
     expired[#expired + 1] = worker
   else
     more = true

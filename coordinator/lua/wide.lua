@@ -10,7 +10,7 @@ local function drop_reservation()
     postpone(model)
   end
   call('DEL', P .. 'reservation')
-  reservation = false
+  this.reservation = false
 end
 
 local function leave_wide(id)
@@ -40,3 +40,5 @@ local function pass(class, job)
     end
   end
 end
+
+return several, drop_reservation, leave_wide, pass
