@@ -346,6 +346,8 @@ def pool_of(main: psutil.Process) -> list[psutil.Process]:
     found = []
     for child in main.children():
         with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-            if "coordinator.running.guard" not in child.cmdline():
+            if {"coordinator.running.guard", "coordinator.recovery.errands"}.isdisjoint(
+                child.cmdline()
+            ):
                 found.append(child)
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import subprocess
@@ -10,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.installation import Installation
+from benchmarks.processes import Program
+from benchmarks.systems import SYSTEMS
 from coordinator.running.sharing import keep_shared
 from coordinator.store import Store
-from tests.helpers import ROOT
+from tests.helpers import ROOT, eventually
 
 #: Each takes megabytes or tenths of a second, and none is needed to send or to run jobs.
 HEAVY = {
@@ -80,6 +84,28 @@ def test_a_store_on_sqlite_that_is_up_to_date_loads_no_postgresql_and_no_migrati
     assert not [
         name for name in found if name.startswith(("sqlalchemy.dialects.postgresql", "alembic"))
     ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_worker_does_not_keep_the_database_that_it_enrolled_in(tmp_path: Path) -> None:
+    def holds(process: Program) -> bool:
+        return "sqlalchemy" in Path(f"/proc/{process.pid}/maps").read_text()
+
+    with Installation(SYSTEMS["coordinated"], tmp_path, (1,)) as site:
+        site.warm_up()
+        with contextlib.closing(Store(site.store_url)) as store:
+
+            def enrolled() -> bool:
+                # The recorder notes workers too, and not what they run on.
+                return any(
+                    row.node.startswith("worker1") and "celery" in row.versions
+                    for row in store.workers()
+                )
+
+            eventually(enrolled, 60)
+        (worker,), (maintenance, _) = site.workers, site.helpers
+        assert holds(maintenance), "or this looks in the wrong place"
+        assert not holds(worker)
 
 
 def test_what_is_shared_is_not_looked_at_by_the_collector() -> None:

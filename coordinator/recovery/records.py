@@ -107,6 +107,11 @@ class Records:
                     self._store = store
         return self._store
 
+    @property
+    def has_store(self) -> bool:
+        """Whether this process has opened the store, and so has paid for it."""
+        return self._store is not None
+
     def _check_enforcing(self) -> None:
         # A pause that pauses nothing would be taken for one.
         if self.settings.observing:

@@ -31,6 +31,9 @@ logger = logging.getLogger("coordinator")
 
 BATCH = 500
 
+#: The name of the term of the process that restores.
+TERM = "restore"
+
 #: How long a process that restores may be silent before another one does it, in milliseconds, and seconds
 #: between two of its signs of life.
 TERM_MS = 3_000
@@ -53,6 +56,11 @@ _RUNNING = (State.RUNNING, State.STOPPING)
 
 #: Writes events to the store; returns (epoch, event id) of those that could not be written.
 Record = Callable[[Sequence[Event]], Collection[tuple[int, str]]]
+
+
+def being_restored(ledger: Ledger) -> bool:
+    """Return whether some process restores the ledger at this moment."""
+    return ledger.leader(TERM) is not None
 
 
 class Restorer:
@@ -133,11 +141,11 @@ class Restorer:
             thread.join()
 
     def _extend(self) -> bool:
-        return self.ledger.elect("restore", self.holder, TERM_MS)
+        return self.ledger.elect(TERM, self.holder, TERM_MS)
 
     def _resign(self) -> None:
         try:
-            self.ledger.resign("restore", self.holder)
+            self.ledger.resign(TERM, self.holder)
         except CoordinatorError as error:
             logger.debug("[COORDINATOR] the restorer's term ends by itself: %s", error)
 

@@ -29,8 +29,8 @@ KEEP_SECONDS = 4.0
 #: to know all workers. So a restore waits for a lease whenever there may be one that it does not know.
 ALONE_SECONDS = FRESH_MS / 1000 + 3
 
-#: Seconds between two tries to enrol.
-AGAIN_SECONDS = 1.0
+#: Seconds between two tries to enrol, growing while the database is down: each costs a process.
+AGAIN_LEAST, AGAIN_MOST = 1.0, 15.0
 
 #: A worker has enrolled and not registered yet for at most so many milliseconds, or a lease.
 ARRIVING_MS = 10_000
@@ -110,7 +110,7 @@ class Enrolment(threading.Thread):
         return self.enrolled or time.monotonic() >= self._alone_at
 
     def run(self) -> None:
-        told = False
+        told, pause = False, AGAIN_LEAST
         while not self._over.is_set():
             try:
                 self.enrol()
@@ -121,7 +121,8 @@ class Enrolment(threading.Thread):
                         *(ALONE_SECONDS, error),
                     )
                 told = True
-                self._over.wait(AGAIN_SECONDS)
+                self._over.wait(pause)
+                pause = min(2 * pause, AGAIN_MOST)
             else:
                 self.enrolled = True
                 return

@@ -124,7 +124,7 @@ class Renewal(threading.Thread):
         ledger: Ledger,
         worker: WorkerView,
         lease_seconds: float,
-        reopen: Callable[[], None],
+        reopen: Callable[[], object],
         can_kill: bool,
         shutdown_seconds: float | None = None,
         restart_idle: bool = False,

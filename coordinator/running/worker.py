@@ -16,6 +16,7 @@ from celery.worker import state
 
 from coordinator.errors import CoordinatorError
 from coordinator.family import PROCESS_MARK
+from coordinator.recovery.errands import Errands
 from coordinator.recovery.roster import Enrolment
 from coordinator.running.children import follow_exits, spare_assigned
 from coordinator.running.context import WORKER_ID
@@ -60,19 +61,20 @@ class LeaseStep(bootsteps.StartStopStep):
         spare_assigned(controller.pool)
         coordination = controller.app.coordination
         work_queue = coordination.work_queue
+        self.errands = errands = Errands(work_queue)
         self.renewal = Renewal(
             work_queue.ledger,
             self.view,
             coordination.settings.lease_seconds,
-            work_queue.ensure_open,
+            errands.ensure_open,
             self.view.can_kill,
             coordination.settings.shutdown_seconds,
             coordination.settings.restart_idle_workers,
         )
         view = self.view
-        self.enrolment = Enrolment(lambda: work_queue.enrol(view.id, view.queues(), view.slots()))
+        self.enrolment = Enrolment(lambda: errands.enrol(view.id, view.queues(), view.slots()))
         try:
-            if work_queue.ensure_open():
+            if errands.ensure_open():
                 work_queue.configure()
         except CoordinatorError as error:
             logger.warning("[COORDINATOR] not open yet, the renewal tries on: %s", error)
@@ -94,6 +96,7 @@ class LeaseStep(bootsteps.StartStopStep):
         # After the pool was joined: what it still has can only be messages it never began.
         if self.renewal is not None:
             self.enrolment.stop()
+            self.errands.stop()
             renewal, self.renewal = self.renewal, None
             renewal.stop()
 

@@ -328,7 +328,8 @@ class Cluster:
         found = []
         for child in psutil.Process(self.processes[name].pid).children():
             with contextlib.suppress(psutil.NoSuchProcess):
-                if "coordinator.running.guard" not in " ".join(child.cmdline()):
+                ours = {"coordinator.running.guard", "coordinator.recovery.errands"}
+                if ours.isdisjoint(child.cmdline()):
                     found.append(child)
         return found
 
