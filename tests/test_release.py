@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import coordinator
+from tests.chaos.drills import DRILLS
 from tests.helpers import ROOT
+from tests.release.__main__ import OTHER_PYTHONS
 from tests.release.features import (
     FAILED,
     NOT_RUN,
@@ -37,7 +40,10 @@ def test_every_feature_is_there_once_and_in_order() -> None:
 
 @pytest.mark.parametrize("feature", features(), ids=lambda one: one.id)
 def test_the_tests_of_a_feature_exist(feature: Feature) -> None:
-    assert [f"{test.path}::{test.name}" for test in feature.tests if not test.exists] == []
+    assert [str(test) for test in feature.tests if not test.exists] == []
+    cases = {test.case for test in feature.tests if test.name == "test_drill"}
+    assert cases <= {"", *DRILLS}
+    assert all(not test.case for test in feature.tests if test.name != "test_drill")
 
 
 def test_a_feature_is_as_good_as_its_worst_test(tmp_path: Path) -> None:
@@ -48,19 +54,28 @@ def test_a_feature_is_as_good_as_its_worst_test(tmp_path: Path) -> None:
         <testcase classname="tests.test_store.TestSqlite" name="test_tokens[b]"><failure/></testcase>
         <testcase classname="tests.test_store" name="test_tokens[c]"/>
         <testcase classname="tests.test_secret" name="test_none"><skipped/></testcase>
-        <testcase classname="tests.chaos.test_chaos" name="test_drill"/>
+        <testcase classname="tests.chaos.test_chaos" name="test_drill[flushall]"/>
+        <testcase classname="tests.chaos.test_chaos" name="test_drill[storm]"><skipped/></testcase>
         </testsuite></testsuites>"""
     )
     store, secret = (
         Test("tests/test_store.py", "test_tokens"),
         Test("tests/test_secret.py", "test_none"),
     )
-    drill, unknown = (
-        Test("tests/chaos/test_chaos.py", "test_drill"),
-        Test("tests/test_x.py", "test_x"),
-    )
+    drills = Test("tests/chaos/test_chaos.py", "test_drill")
+    drill, unknown = replace(drills, case="flushall"), Test("tests/test_x.py", "test_x")
     found = outcomes([report])
-    assert found == {store: FAILED, secret: SKIPPED, drill: PASSED}
+    assert {test: became for test, became in found.items() if test.path == store.path} == {
+        store: FAILED,
+        replace(store, case="a"): PASSED,
+        replace(store, case="b"): FAILED,
+        replace(store, case="c"): PASSED,
+    }
+    assert (found[secret], found[drill], found[drills]) == (SKIPPED, PASSED, SKIPPED)
+    assert (str(drill), str(drills)) == (
+        f"{drills}[flushall]",
+        "tests/chaos/test_chaos.py::test_drill",
+    )
     assert Feature("X1", "", (drill,)).outcome(found) == PASSED
     assert Feature("X1", "", (drill, secret)).outcome(found) == SKIPPED
     assert Feature("X1", "", (drill, secret, unknown)).outcome(found) == NOT_RUN
@@ -88,6 +103,7 @@ def test_the_promised_pythons_are_the_ones_that_are_checked() -> None:
     named = [one.rpartition(" :: ")[2] for one in project["project"]["classifiers"]]
     pythons = [one for one in named if re.fullmatch(r"3\.\d+", one)]
     assert pythons == ["3.11", "3.12", "3.13"]
+    assert [f"python{one}" for one in pythons[1:]] == [*OTHER_PYTHONS]
     assert project["project"]["requires-python"] == f">={pythons[0]}"
     assert project["tool"]["ruff"]["target-version"] == f"py{pythons[0].replace('.', '')}"
 

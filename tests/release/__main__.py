@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
@@ -9,10 +10,14 @@ import time
 import click
 
 from tests.helpers import ROOT
-from tests.release.features import FAILED, NOT_RUN, PASSED, Feature, features, outcomes
+from tests.release.features import FAILED, NOT_RUN, PASSED, SKIPPED, Feature, features, outcomes
 
 REPORTS = ROOT / "build" / "release"
 _PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+
+#: The Pythons that are promised beside the one of the tests, which runs the step "wheel".
+OTHER_PYTHONS = ("python3.12", "python3.13")
+_WHEEL = (*_PYTEST, "-m", "wheel", "tests/test_wheel.py")
 
 #: What is run, by name; those of pytest leave a report.
 STEPS: dict[str, tuple[str, ...]] = {
@@ -22,7 +27,8 @@ STEPS: dict[str, tuple[str, ...]] = {
         *("-m", "not chaos and not wheel"),
     ),
     "chaos": (*_PYTEST, "-m", "chaos"),
-    "wheel": (*_PYTEST, "-m", "wheel", "tests/test_wheel.py"),
+    "wheel": _WHEEL,
+    **{f"wheel-{name[6:]}": ("env", f"WHEEL_PYTHON={name}", *_WHEEL) for name in OTHER_PYTHONS},
     "benchmarks": (sys.executable, "-m", "benchmarks", "--quick"),
 }
 
@@ -34,7 +40,7 @@ STEPS: dict[str, tuple[str, ...]] = {
 def main(only: tuple[str, ...], skip: tuple[str, ...], show: bool) -> None:
     """Run lint, types, all tests, the drills, the wheel and the benchmarks once; print one table.
 
-    Ends with 1 unless every step and every feature has passed. A skipped test has not.
+    Ends with 1 unless every step and every feature has passed. A skipped test has not, nor a Python that is not here.
     """
     chosen = [one for one in features() if not only or one.id in only]
     if unknown := {*only} - {one.id for one in chosen}:
@@ -61,7 +67,7 @@ def main(only: tuple[str, ...], skip: tuple[str, ...], show: bool) -> None:
         )
         for test in one.tests:
             if (became := found.get(test, NOT_RUN)) != PASSED:
-                click.echo(f"       {became}: {test.path}::{test.name}")
+                click.echo(f"       {became}: {test}")
     click.echo()
     for name, outcome, seconds in ran:
         click.echo(f"{name:<12} {outcome:<8} {seconds:7.0f} s   {' '.join(_shown(steps[name]))}")
@@ -74,7 +80,7 @@ def main(only: tuple[str, ...], skip: tuple[str, ...], show: bool) -> None:
 
 
 def _steps(chosen: list[Feature]) -> dict[str, tuple[str, ...]]:
-    names = {test.name for one in chosen for test in one.tests}
+    names = {str(test).partition("::")[2] for one in chosen for test in one.tests}
     files = sorted({test.path for one in chosen for test in one.tests})
     # By name, so that parameters and classes come along.
     return {"tests": (*_PYTEST, *files, "-k", " or ".join(sorted(names)))}
@@ -82,11 +88,23 @@ def _steps(chosen: list[Feature]) -> dict[str, tuple[str, ...]]:
 
 def _run(name: str, command: tuple[str, ...]) -> tuple[str, float]:
     click.echo(f"== {name}: {' '.join(_shown(command))}")
+    if name.startswith("wheel-") and not _runs(f"python{name[6:]}"):
+        click.echo(f"no {name[6:]} of Python on PATH that makes virtual environments")
+        return SKIPPED, 0.0
     if "pytest" in command:
         command = (*command, f"--junitxml={REPORTS / name}.xml")
     began = time.monotonic()
     code = subprocess.run(command, cwd=ROOT, check=False).returncode
     return (FAILED if code else PASSED), time.monotonic() - began
+
+
+def _runs(python: str) -> bool:
+    # One that is found need not run: version managers leave a placeholder for each version they know.
+    found = shutil.which(python)
+    ask = (found or "", "-c", "import ensurepip")
+    return (
+        found is not None and subprocess.run(ask, capture_output=True, check=False).returncode == 0
+    )
 
 
 def _shown(command: tuple[str, ...]) -> list[str]:

@@ -20,17 +20,22 @@ _WORST = (FAILED, NOT_RUN, SKIPPED, PASSED)
 
 @dataclass(frozen=True)
 class Test:
-    """A test function; all its parameters and classes count.
+    """A test function with all its classes, and all its parameters or one.
 
     Attributes:
         path: of its file, below the repository.
         name: of the function.
+        case: the id of its parameters, empty for all.
     """
 
     __test__ = False
 
     path: str
     name: str
+    case: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.path}::{self.name}{self.case and f'[{self.case}]'}"
 
     @property
     def exists(self) -> bool:
@@ -57,7 +62,8 @@ def _test(short: str) -> Test:
     where, _, name = short.partition("::")
     folder, _, file = where.rpartition("/")
     path = Path("tests", folder, f"test_{file}.py")
-    return Test(str(path), f"test_{name}")
+    name, _, case = name.partition("[")
+    return Test(str(path), f"test_{name}", case.removesuffix("]"))
 
 
 def features() -> list[Feature]:
@@ -70,7 +76,10 @@ def features() -> list[Feature]:
 
 
 def outcomes(reports: Collection[Path]) -> dict[Test, str]:
-    """Return what became of each test function by JUnit reports; one that failed anywhere has failed."""
+    """Return what became of each test function, and of each of its cases, by JUnit reports.
+
+    A function of which a case failed has failed; so has one that failed in any of the reports.
+    """
     found: dict[Test, str] = {}
     for report in reports:
         # Written a moment ago by our own pytest.
@@ -84,12 +93,13 @@ def outcomes(reports: Collection[Path]) -> dict[Test, str]:
             if not file:
                 continue
             path = _path(words[: words.index(file[0]) + 1])
-            test = Test(path, case.get("name", "").partition("[")[0])
+            name, _, parameters = case.get("name", "").partition("[")
             tags = {child.tag for child in case}
             now = (
                 FAILED if tags & {"failure", "error"} else SKIPPED if "skipped" in tags else PASSED
             )
-            found[test] = min(found.get(test, PASSED), now, key=_WORST.index)
+            for test in {Test(path, name), Test(path, name, parameters.removesuffix("]"))}:
+                found[test] = min(found.get(test, PASSED), now, key=_WORST.index)
     return found
 
 
