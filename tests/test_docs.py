@@ -55,7 +55,7 @@ ELSEWHERE = {
     "docs/threat-model.md": "a chart",
     "docs/workflows.md": "tests/test_workflows_docs.py",
     "examples/django_project/README.md": "tests/test_examples.py",
-    "examples/file_processing/README.md": "tests/test_jobs_files.py",
+    "examples/file_processing/README.md": "tests/test_file_example.py",
     "examples/flask_app/README.md": "tests/test_examples.py",
 }
 _RUNBOOKS = {
