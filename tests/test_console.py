@@ -455,6 +455,27 @@ def test_words() -> None:
     )
 
 
+def test_the_operations_page_shows_flow_workers_and_orgs_and_the_next_one_the_locks(
+    house: Site, desk: Desk
+) -> None:
+    runs = desk.send("m-1", org="acme")
+    desk.start(runs)
+    desk.send("m-1", org="umbrella")
+    desk.queue.pause("training", reason="a full disk", by="ann")
+    desk.queue.open_panic("integration:mail", reason="on fire", by="bob")
+    visitor = Visitor(house, "viewer")
+    text = visitor.get("").text
+    for part in ("acme", "umbrella", "a full disk", "on fire", f"job?id={runs}"):
+        assert part in text, part
+    worker = text.partition('id="workers"')[2]
+    assert worker.index(">w<") < worker.index("acme"), (
+        "the table of the workers, then that of the orgs"
+    )
+    locks = visitor.get("models").text
+    assert "m-1" in locks
+    assert f"job?id={runs}" in locks
+
+
 def test_charts_are_drawn_to_scale() -> None:
     assert [nice(value) for value in (0, 1, 1.1, 23, 26, 99, 1000)] == [1, 1, 2, 25, 50, 100, 1000]
     chart = stacked([Series("a", [1, None], ["x", "y"]), Series("b", [1, 4], ["x", "y"])])

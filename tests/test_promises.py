@@ -158,6 +158,29 @@ def test_a_batch_with_trigger_resumes_and_works_off_what_it_sent(
     assert desk.queue.get_holds() == []
 
 
+def test_a_batch_file_names_only_what_is_allowed(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("COORDINATOR_ALLOWED_COMMANDS", "echo")
+    desk: Desk = request.getfixturevalue("desk")
+    call: Callable[..., Result] = request.getfixturevalue("call")
+
+    @desk.installation.app.task(
+        name="command", allow_listed={"command": "allowed_commands"}, shared=False
+    )
+    def command(command: list[str]) -> None:
+        pass
+
+    path = tmp_path / "jobs.json"
+    sent = {"rm": 2, "echo": 0}
+    for word, code in sent.items():
+        base = {"task": "command", "kwargs": {"command": [word, "x"]}}
+        path.write_text(json.dumps({"base": base, "variants": [{}]}))
+        told = call("submit", "--config", str(path), "--json", code=code)
+        assert ("coordinator_allowed_commands" in told.stderr) == bool(code)
+    assert desk.queue.get_pending_count() == 1
+
+
 def test_retention_is_on_beats_schedule_and_takes_what_is_old(
     alone: Installation, open_desk: Callable[[Installation], Desk]
 ) -> None:

@@ -119,6 +119,8 @@ def test_up_starts_everything_and_tells_where(started: Up) -> None:
     names = [process.name for process in started.processes.all()]
     assert sorted(names) == ["beat", "flower", "redis", "worker-selfplay"]
     assert all(process.pid for process in started.processes.all())
+    logs = {path.name for path in (started.data / "logs").iterdir()}
+    assert {f"{name}.log" for name in names} <= logs
     told = started.log.read_text()
     for address in ("redis", "database", "flower", "logs"):
         assert f"\n{address:9}" in f"\n{told}"
