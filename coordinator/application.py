@@ -27,7 +27,7 @@ from coordinator.maintenance import install as install_maintenance
 from coordinator.messages.message import rewritten
 from coordinator.messages.needs import CARRIED, OPTIONS, describe, said
 from coordinator.messages.steps import planned, step_job
-from coordinator.messages.transport import OPTIONS_HEADER, TOKEN_HEADER, Transport
+from coordinator.messages.transport import DELIVERY_HEADERS, OPTIONS_HEADER, Transport
 from coordinator.observer import carried, observe
 from coordinator.registry import Registry
 from coordinator.settings import Settings, check_redis_url, load
@@ -190,7 +190,8 @@ class CoordinatedAMQP(AMQP):
             producer: Any, name: str, message: Any, headers: Any = None, **options: Any
         ) -> Any:
             headers = dict(headers or {})
-            headers.pop(TOKEN_HEADER, None)
+            for header in DELIVERY_HEADERS:
+                headers.pop(header, None)
             # A retry carries what its first call said; what it says itself counts more.
             call = said(headers.pop(OPTIONS_HEADER, None))
             call |= {key: options.pop(key) for key in (*OPTIONS, *CARRIED) if key in options}

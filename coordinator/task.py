@@ -23,8 +23,9 @@ from coordinator.ledger import Claim, Ledger
 from coordinator.messages.canvas import carry_on
 from coordinator.messages.needs import Option, limit_of, said
 from coordinator.messages.steps import follow
-from coordinator.messages.transport import OPTIONS_HEADER, TOKEN_HEADER
+from coordinator.messages.transport import OPTIONS_HEADER, STANDBY_HEADER, TOKEN_HEADER
 from coordinator.resources import models_of
+from coordinator.running import begun
 from coordinator.running.context import RunningJob, _current, current_job, worker_id
 
 logger = logging.getLogger("coordinator")
@@ -244,7 +245,7 @@ def _twice(do: Callable[[], T]) -> tuple[T, bool]:
 
 def _claim(ledger: Ledger, job_id: str, token: int, nonce: str) -> Claim:
     try:
-        return ledger.claim(job_id, token, nonce, worker_id())
+        return ledger.claim(job_id, token, nonce, worker_id(), stands_by=begun.can_stand_by())
     except (LedgerUnavailable, LedgerClosed) as error:
         # Not claimed is not begun: the dispatch lease ends and the job is dispatched again.
         logger.warning("[COORDINATOR] job %s could not be claimed: %s", job_id, error)
@@ -270,44 +271,65 @@ def _coordinated(task: Any, tracer: Tracer) -> Tracer:
                 claim.answer,
             )
             return _ignored(claim.answer)
-        options = request.get(OPTIONS_HEADER) or {}
-        job = RunningJob(
-            id=uuid,
-            token=token,
-            attempt=claim.attempts,
-            queue=claim.held[-1].split(":", 1)[1] if claim.held else "",
-            models=models_of(claim.held),
-            retries=int(request.get("retries") or 0),
-            ledger=work_queue.ledger,
-            call=said(options),
-            late=late,
-            heartbeat_timeout=limit_of("heartbeat_timeout", options, task),
-            keeps_result=not task._handles,
-            owner=options.get("owner") or "",
-            workflow=options.get("workflow"),
-        )
-        work_queue.log_started(job.id, job.models)
-        mark = _current.set(job)
+        if not request.get(STANDBY_HEADER):
+            return _run(task, tracer, claim, late, uuid, args, kwargs, request)
+        begun.begin(uuid)
         try:
-            traced = tracer(uuid, args, kwargs, request)
-        except BaseException as error:
-            # No result was stored: the run counts as lost, and the job comes back by its attempts.
-            _finish(work_queue, job, "lost", {"reason": job.silence or _error(error)})
-            if isinstance(error, MemoryError):
-                return _ignored("out of memory")
-            raise
+            return _run(task, tracer, claim, late, uuid, args, kwargs, request)
         finally:
-            _current.reset(mark)
-        outcome, data = _outcome(job, traced)
-        if outcome == "completed" and job.workflow is not None:
-            outcome, data = _twice(lambda: follow(task.app, job, traced[0], data))[0]
-        try:
-            _finish(work_queue, job, outcome, data)
-        finally:
-            telling.show(False)
-        return traced
+            begun.end()
 
     return trace
+
+
+def _run(
+    task: Any,
+    tracer: Tracer,
+    claim: Claim,
+    late: bool,
+    uuid: str,
+    args: Any,
+    kwargs: Any,
+    request: Any,
+) -> Any:
+    """Run a job that was granted, and finish it."""
+    work_queue = task.app.coordination.work_queue
+    options = request.get(OPTIONS_HEADER) or {}
+    job = RunningJob(
+        id=uuid,
+        token=request[TOKEN_HEADER],
+        attempt=claim.attempts,
+        queue=claim.held[-1].split(":", 1)[1] if claim.held else "",
+        models=models_of(claim.held),
+        retries=int(request.get("retries") or 0),
+        ledger=work_queue.ledger,
+        call=said(options),
+        late=late,
+        heartbeat_timeout=limit_of("heartbeat_timeout", options, task),
+        keeps_result=not task._handles,
+        owner=options.get("owner") or "",
+        workflow=options.get("workflow"),
+    )
+    work_queue.log_started(job.id, job.models)
+    mark = _current.set(job)
+    try:
+        traced = tracer(uuid, args, kwargs, request)
+    except BaseException as error:
+        # No result was stored: the run counts as lost, and the job comes back by its attempts.
+        _finish(work_queue, job, "lost", {"reason": job.silence or _error(error)})
+        if isinstance(error, MemoryError):
+            return _ignored("out of memory")
+        raise
+    finally:
+        _current.reset(mark)
+    outcome, data = _outcome(job, traced)
+    if outcome == "completed" and job.workflow is not None:
+        outcome, data = _twice(lambda: follow(task.app, job, traced[0], data))[0]
+    try:
+        _finish(work_queue, job, outcome, data)
+    finally:
+        telling.show(False)
+    return traced
 
 
 def _outcome(job: RunningJob, traced: Any) -> tuple[str, dict[str, Any]]:

@@ -89,7 +89,7 @@ def test_the_end_of_a_run_is_told_when_redis_is_itself_again(
             with pytest.raises(LedgerUnavailable, match="Redis cannot do it now"):
                 ledger.finish("a", token, "completed", patience=0)
             with pytest.raises(LedgerUnavailable):
-                ledger.run("renew", "w", "", 10, 0, "q", "{}", "a", token, patience=0)
+                ledger.run("renew", "w", "", 10, 0, "q", "{}", "a", token, "1", patience=0)
             told = threads.submit(ledger.finish, "a", token, "completed", patience=60)
             with pytest.raises(TimeoutError):
                 told.result(0.3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from coordinator.ledger.answers import Renewal
@@ -29,6 +29,7 @@ class Capacity(Scripts):
         report: dict[str, Any] | None = None,
         register: bool = False,
         patience: float | None = None,
+        unbegun: Collection[str] = (),
     ) -> Renewal:
         """Extend a worker's lease and all its jobs with it.
 
@@ -40,8 +41,14 @@ class Capacity(Scripts):
             hand: (job id, token) of every coordinated message it has, begun or not.
             report: what people want to know: node name, host, pid, pool, version.
             register: whether it starts, or has ended all jobs it had.
+            unbegun: jobs among ``hand`` that certainly have not begun: a ledger that was restored must not take them
+                for running.
         """
-        pairs = [part for pair in hand for part in pair]
+        described = [
+            part
+            for job_id, token in hand
+            for part in (job_id, token, "" if job_id in unbegun else "1")
+        ]
         answer = self.run(
             "renew",
             worker,
@@ -50,7 +57,7 @@ class Capacity(Scripts):
             busy,
             " ".join(sorted(queues)),
             json.dumps(report or {}),
-            *pairs,
+            *described,
             patience=patience,
         )
         return Renewal(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import time
 from collections.abc import Sequence
 from typing import Any
 
-from coordinator.errors import LedgerFull
+from coordinator.errors import LedgerClosed, LedgerFull, LedgerUnavailable
 from coordinator.jobs import Job, Result
+from coordinator.ledger.absence import reaching
 from coordinator.ledger.answers import Admission, Claim, Finish
 from coordinator.ledger.scripts import Scripts, encoded
 
@@ -58,15 +60,37 @@ class Jobs(Scripts):
             answers += others
         return [_admission(job, answer) for job, answer in zip(jobs, answers, strict=True)]
 
-    def claim(self, job_id: str, token: int, nonce: str, worker: str) -> Claim:
-        """Take a dispatched job for a worker; see ``lua/claim.lua``."""
-        answer = self.run("claim", job_id, token, nonce, worker)
+    def claim(
+        self, job_id: str, token: int, nonce: str, worker: str, stands_by: bool = False
+    ) -> Claim:
+        """Take a dispatched job for a worker; see ``lua/claim.lua``.
+
+        Args:
+            job_id, token: the delivery.
+            nonce: of this claim, the same when it is repeated.
+            worker: who takes it.
+            stands_by: whether the calling process has time, should the job still lack one unit: it waits for that
+                at most a fraction of a second.
+        """
+        run = (job_id, token, nonce, worker)
+        answer = self.run("claim", *run, "first" if stands_by else "")
+        if answer["answer"] == "standby":
+            grant = None
+            with contextlib.suppress(LedgerUnavailable):
+                grant = self._await_turn(token, float(answer["seconds"]))
+            answer = json.loads(grant) if grant else self.run("claim", *run, "last")
         return Claim(
             answer["answer"],
             answer.get("attempts", 0),
             answer.get("losses", 0),
             tuple((answer.get("held") or "").split()),
         )
+
+    def _await_turn(self, token: int, seconds: float) -> str | None:
+        with reaching(), self._connection() as connection:
+            connection.send_command("BLPOP", f"{self.prefix}turn:{token}", seconds)
+            found = connection.read_response()
+        return str(found[1]) if found else None
 
     def finish(
         self,
@@ -107,6 +131,10 @@ class Jobs(Scripts):
             *written,
             patience=patience,
         )
+        if answer.get("granted"):
+            # Not in the same step: those that began need not wait until who is next is found.
+            with contextlib.suppress(LedgerUnavailable, LedgerClosed):
+                self.run("bring", *answer["granted"], patience=0)
         return Finish(answer["answer"], answer.get("state"), tuple(answer.get("started") or ()))
 
     def undeliver(self, job_id: str, token: int, reason: str, end: bool = False) -> bool:

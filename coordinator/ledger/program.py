@@ -11,7 +11,7 @@ import re
 from functools import cache
 from importlib.resources import files
 
-_ADMITTING = ("jobs", "capacity", "wide", "classes", "admission", "ending")
+_ADMITTING = ("jobs", "capacity", "wide", "classes", "standby", "admission", "ending")
 _ADMISSION = ("epoch", *_ADMITTING)
 
 #: Which parts an operation needs, if not those of admission.
@@ -27,6 +27,8 @@ _NEEDS: dict[str, tuple[str, ...]] = {
     "restore": ("building", *_ADMITTING),
     "submit": (*_ADMISSION, "blockers"),
     "finish": (*_ADMISSION, "blockers"),
+    "claim": (*_ADMISSION, "bringing"),
+    "bring": (*_ADMISSION, "bringing"),
     "why": (*_ADMISSION, "blockers"),
     "tick": (*_ADMISSION, "reservation"),
     "resubmit": (*_ADMISSION, "blockers", "ended"),
@@ -34,7 +36,7 @@ _NEEDS: dict[str, tuple[str, ...]] = {
 }
 
 #: In the order in which they use each other.
-_PARTS = ("epoch", "building", *_ADMITTING, "blockers", "reservation", "ended")
+_PARTS = ("epoch", "building", *_ADMITTING, "blockers", "reservation", "ended", "bringing")
 
 #: Operations that a Redis without room refuses; all others go on.
 _NEED_ROOM = ("submit", "resubmit")

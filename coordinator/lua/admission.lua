@@ -6,12 +6,13 @@
 local BUDGET = 240         -- needs that one script goes through before it leaves the rest as pending wakes
 local started = {}         -- ids dispatched by this script
 
--- Takes all units for a job of a class and pushes its message to the broker, in one step.
-local function admit(class, job, message)
+-- Takes all units for a job of a class and pushes its message to the broker, in one step. All but one, perhaps, for
+-- which it is to stand by.
+local function admit(class, job, message, lacking)
   local id, token, mine = job.id, next_token(), {}
   this.steps = this.steps + #class.needs
   for _, resource in ipairs(class.needs) do
-    if take(resource, id, class.owner) then
+    if resource ~= lacking and take(resource, id, class.owner) then
       mine[#mine + 1] = resource
     end
   end
@@ -23,8 +24,17 @@ local function admit(class, job, message)
   if job.passed then
     changes.passed = false
   end
-  move(job, 'dispatched', 'dispatched', changes, {token = token})
-  call('LPUSH', job.queue, (message or message_of(id)) .. ',"coordinator_token":' .. token .. '}}')
+  local mark = ''
+  if lacking then
+    -- Its worker must know: what stands by has not begun, and a restore must not take it for a job that runs.
+    mark, changes.standby, changes.marked = ',"coordinator_standby":1', lacking, 1
+    call('HSET', P .. 'standby', lacking, id)
+    there.standby = true
+  elseif job.marked then
+    changes.marked = false
+  end
+  move(job, 'dispatched', 'dispatched', changes, {token = token, standby = lacking})
+  call('LPUSH', job.queue, (message or message_of(id)) .. mark .. ',"coordinator_token":' .. token .. '}}')
   charge(class)
   this.places = {}
   if several(class.needs) then
@@ -175,7 +185,7 @@ end
 -- What the budget does not cover is noted as a pending wake, which counts as full for newcomers; so is
 -- everything while admission is closed.
 local function wake(resources)
-  if not is_there('blocked') and not is_there('wakes') then
+  if not is_there('blocked') and not is_there('wakes') and not is_there('standby') then
     return
   end
   local candidates = {}
@@ -190,8 +200,16 @@ local function wake(resources)
         call('SREM', P .. 'wakes', resource)
         pending[resource] = false
       end
-      candidates[resource] = next_of(resource)
+      local id = call_up(resource)
+      if id then
+        started[#started + 1] = id
+        -- It took a slot of one worker; before it was counted for all workers of its queue.
+        resources[#resources + 1] = 'queue:' .. read(id).queue
+      end
     end
+  end
+  for _, resource in ipairs(open == '1' and with_siblings(resources) or {}) do
+    candidates[resource] = next_of(resource)
   end
   while next(candidates) do
     if this.steps >= BUDGET then
@@ -292,4 +310,4 @@ local function release(job)
   return back
 end
 
-return BUDGET, started, with_siblings, wake, continue_wakes, enqueue, release
+return BUDGET, started, admit, next_of, with_siblings, wake, continue_wakes, enqueue, release

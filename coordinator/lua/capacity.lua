@@ -3,7 +3,7 @@
 local limits, holds, pending, sizes = {}, {}, {}, {}
 
 -- Most of what can be there seldom is: one look at all of it, and another at each only if there is any.
-local RARE = {'holds', 'limits', 'overrides', 'wakes', 'wide', 'reservation', 'kin', 'probing'}
+local RARE = {'holds', 'limits', 'overrides', 'wakes', 'wide', 'reservation', 'kin', 'probing', 'standby'}
 local there = {}
 do
   local keys = {}
@@ -296,4 +296,4 @@ end
 
 return limits, holds, pending, sizes, runtimes, there, is_there, size, add, remove, is_kept, grown, grows,
   take, is_pending, postpone, learn, limit_of, held, split, pools_of, change_pool, window, average_of,
-  reserved, expected, kept, obstacle
+  short, reserved, expected, kept, obstacle

@@ -2,9 +2,11 @@
 -- Guarantee: of all deliveries of one dispatch exactly one is granted; the same claim repeated (its
 -- reply was lost) is granted again.
 --
--- ARGV[2..] job id, token, nonce of this claim, worker
--- Answers {answer = granted, attempts, retries, losses, models...} | stale | held | no-worker
-local id, token, nonce, worker = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+-- ARGV[2..] job id, token, nonce of this claim, worker, whether its process can stand by: "first" (yes), "last" (it
+--           has), "" (no)
+-- Answers {answer = granted, attempts, retries, losses, models...} | stale | held | no-worker | standby, seconds: its
+-- unit is another's; who has waited for so long at turn:<token>, where a grant may come, claims again
+local id, token, nonce, worker, process = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local job = read(id)
 local function refused(answer)
   -- Counted for people: messages that the worker fetched for nothing.
@@ -41,18 +43,20 @@ for _, resource in ipairs(is_there('holds') and split(job.needs) or {}) do
     return refused({answer = 'held', resource = resource})
   end
 end
-leave_broker(job)
-local pool = call('HGET', P .. 'worker:' .. worker, 'pool')
-call('SADD', P .. 'worker:' .. worker .. ':jobs', id)
-add('running:' .. pool, id)
-call('HINCRBY', P .. 'worker:' .. worker, 'assigned', 1)
-local attempts = (tonumber(job.attempts) or 0) + 1
-move(job, 'started', 'running', {worker = worker, nonce = nonce, attempts = attempts, pool = pool,
-  started = text(now)}, {token = token, worker = worker, attempts = attempts})
+if job.standby and process == 'first' then
+  set(job, {knocked = worker, nonce = nonce})
+  return cjson.encode({answer = 'standby', seconds = STANDBY})
+elseif job.standby then
+  this.send_back(job, 'it stood by for too long')
+  return refused({answer = 'stale', state = job.state})
+end
+local answer, pool = start(job, worker, nonce)
+if process ~= '' then
+  bring_next(job)
+end
 -- It left the messages that any worker of its queue may take and took a slot of this one: where workers
 -- consume different sets of queues, that frees a slot for a sibling queue, or one of the queue's own workers.
 if is_there('blocked') and (pool ~= job.queue or #with_siblings({'queue:' .. job.queue}) > 1) then
   wake({'queue:' .. job.queue})
 end
-return cjson.encode({answer = 'granted', attempts = attempts, losses = tonumber(job.losses) or 0,
-  held = job.needs})
+return answer

@@ -9,17 +9,14 @@ local function leave_worker(job)
   end
 end
 
-local function leave_broker(job)
-  remove('dispatched:' .. job.queue, job.id, 'ZREM')
-end
-
 -- Removes the message of a dispatch that is taken back; a worker that already has it fails the claim.
 local function recall(job)
   leave_broker(job)
   local message = message_of(job.id)
   if message then
     -- From the end where the oldest are: those are taken back for want of a worker.
-    call('LREM', job.queue, -1, message .. ',"coordinator_token":' .. job.token .. '}}')
+    local mark = job.marked and ',"coordinator_standby":1' or ''
+    call('LREM', job.queue, -1, message .. mark .. ',"coordinator_token":' .. job.token .. '}}')
   end
 end
 
@@ -91,6 +88,15 @@ end
 -- Back to waiting at its old place, or delayed until `due`. Gives back what it held; whoever is next starts.
 local function requeue(job, verb, changes, data, due)
   probed(job, verb, data)
+  local at_once = not (due and due > now)
+  for _, resource in ipairs(at_once and is_there('standby') and split(job.held or '') or {}) do
+    -- It has its old place again, before a later job that is next now.
+    local id = call('HGET', P .. 'standby', resource)
+    local other = id and read(id)
+    if other and tonumber(other.sequence) > tonumber(job.sequence) then
+      this.send_back(other, 'an earlier job came back')
+    end
+  end
   local back = give_back(job)
   changes.held, changes.worker, changes.pool, changes.nonce, changes.stop = false, false, false, false, false
   changes.progress, changes.progressed = false, false
@@ -99,7 +105,7 @@ local function requeue(job, verb, changes, data, due)
     -- The entry is gone if the time came while it ran.
     call('ZADD', P .. 'expiring', job.expires, job.id)
   end
-  if due and due > now then
+  if not at_once then
     changes.due, changes.needs, changes.priority, changes.org = text(due), job.needs, job.priority, job.org
     data.due_ms = due
     -- For when the clock steps back; what an operator delays has a moment that he named.
@@ -110,6 +116,11 @@ local function requeue(job, verb, changes, data, due)
   else
     wait(job, verb, changes, data, back)
   end
+end
+
+this.send_back = function(job, reason)
+  recall(job)
+  requeue(job, 'undelivered', {}, {reason = reason})
 end
 
 -- Gives back what an owner holds for its jobs. Returns the resources, for the wake.
@@ -270,5 +281,5 @@ local function expire_worker(worker, reason)
   return true
 end
 
-return leave_worker, leave_broker, recall, withdraw, wait, requeue, disown, finish, stopped, lose, room,
+return leave_worker, recall, withdraw, wait, requeue, disown, finish, stopped, lose, room,
   PIECE, expire_worker

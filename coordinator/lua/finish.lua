@@ -7,7 +7,7 @@
 --           row (JSON text or absent); for completed
 --           it is the next step of a workflow, with keep_ms (how long its owner keeps what it holds until that
 --           begins; absent: for ever); for completed perhaps the run's result for Celery: key, seconds to keep it (0 for ever), value
--- Answers {answer = done | again | stale | gone, started = ids, state}
+-- Answers {answer = done | again | stale | gone, started = ids, granted = those that began, state}
 local id, token, outcome = ARGV[2], ARGV[3], ARGV[4]
 local job = read(id)
 if not job then
@@ -117,4 +117,4 @@ end
 continue_wakes()
 -- A job that went back may have been dispatched in this very step.
 return cjson.encode({answer = 'done', state = job.state,
-  started = #started > 0 and started or nil})
+  started = #started > 0 and started or nil, granted = #granted > 0 and granted or nil})

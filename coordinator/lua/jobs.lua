@@ -15,6 +15,7 @@ local this = {
   places = {},             -- what blockers.lua has counted, until somebody's turn changes it
   reservation = nil,       -- see capacity.lua
   let_go = nil,            -- gives back what those hold that have no job left; see ending.lua
+  send_back = nil,         -- takes back a job that stands by; see ending.lua
 }
 
 -- Returns the job as this script leaves it, or nil.

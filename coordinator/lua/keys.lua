@@ -36,6 +36,8 @@
 --   pool_workers      hash    the same -> number of these workers
 --   running:<pool>    set     running jobs of the workers of a pool
 --   wide              zset    waiting jobs of several models, by sequence
+--   standby           hash    resource -> the job that waits in a process for its one unit
+--   turn:<token>      list    the grant of a job that stands by
 --   reservation       hash    job, class, models, start: the wide job that others must not delay any more
 --   runtimes          hash    task -> running average of its run time in ms
 --   counts            hash    "<queue>|<state>" -> jobs

@@ -4,7 +4,7 @@
 --
 -- ARGV[2..] worker, register ("1" when it starts or has ended all its jobs), slots, busy (slots taken by
 --           work the ledger does not know), queues (sorted, joined by spaces), report (JSON, kept for people),
---           then pairs job id, token of what it has in hand
+--           then job id, token, "1" or "" (certainly not begun) of what it has in hand
 -- Answers {answer = ok | expired, stop = {id = kind}, lost = ids, lease_ms, silent = {id = ms without a sign
 -- of life, from a second on}, unfetched = messages that nobody has fetched from its queues, workers = how many there are}
 local worker, register, slots, busy, queues = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
@@ -73,15 +73,15 @@ end
 
 local stop, has, strange, hand = {}, false, {}, {}
 local silent, quiet = {}, false
-for i = 8, #ARGV, 2 do
-  local id, token = ARGV[i], ARGV[i + 1]
+for i = 8, #ARGV, 3 do
+  local id, token, begun = ARGV[i], ARGV[i + 1], ARGV[i + 2] == '1'
   local job = read(id)
-  if restored and job and job.state == 'running' and tonumber(token) > tonumber(job.token) then
+  if restored and begun and job and job.state == 'running' and tonumber(token) > tonumber(job.token) then
     -- The store knows an earlier run, which is over since.
     leave_worker(job)
     adopt(job, token)
     hand[id] = true
-  elseif restored and job and (job.state == 'waiting' or job.state == 'delayed')
+  elseif restored and begun and job and (job.state == 'waiting' or job.state == 'delayed')
     and tonumber(token) > (tonumber(job.token) or 0) then
     local class = job.state == 'waiting' and class_read(job.class)
     job.adopt = class and table.concat(class.needs, ' ') or job.needs

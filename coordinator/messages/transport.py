@@ -40,6 +40,10 @@ logger = logging.getLogger("coordinator")
 
 OPTIONS_HEADER = "coordinator"
 TOKEN_HEADER = "coordinator_token"
+#: In the message of a job that is to wait in its process for the end of another one.
+STANDBY_HEADER = "coordinator_standby"
+#: What the ledger adds to the message of a job when it dispatches it.
+DELIVERY_HEADERS = (TOKEN_HEADER, STANDBY_HEADER)
 DEFAULT_PRIORITY = 5
 
 #: Seconds without an answer of Redis after which a worker takes a connection for lost.
@@ -66,7 +70,7 @@ def template_of(message: dict[str, Any]) -> str:
     """
     headers = message["headers"]
     ordered = {key: value for key, value in message.items() if key != "headers"}
-    ordered["headers"] = {k: v for k, v in headers.items() if k != TOKEN_HEADER}
+    ordered["headers"] = {k: v for k, v in headers.items() if k not in DELIVERY_HEADERS}
     return str(dumps(ordered))[:-2]
 
 
@@ -180,8 +184,8 @@ def _redact(headers: dict[str, Any], rules: Sequence[str]) -> None:
 class QoS(kombu_redis.QoS):
     """Leaves coordinated messages out of Kombu's acknowledgement emulation.
 
-    ``can_fetch`` and ``has`` are set by the worker: they say whether a slot is free, and whether it has a
-    delivery, by job id and token, in hand.
+    ``can_fetch``, ``has`` and ``stands_by`` are set by the worker: they say whether a slot is free, whether it has a
+    delivery, by job id and token, in hand, and whether its processes can stand by.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -189,6 +193,7 @@ class QoS(kombu_redis.QoS):
         self.coordinated: dict[str, tuple[str, int]] = {}
         self.can_fetch: Callable[[], bool] = lambda: True
         self.has: Callable[[str, int], bool] = lambda _job_id, _token: False
+        self.stands_by = False
         self._numbers = count(1)
 
     def can_consume(self) -> bool:
@@ -271,6 +276,9 @@ class Channel(kombu_redis.Channel):
             Channel.fetched += 1
             if self._is_in_hand(message):
                 message.ack()
+                return None
+            if (message.headers or {}).get(STANDBY_HEADER) and not self.qos.stands_by:
+                message.reject(requeue=True)
                 return None
             if self._is_foreign(queue, message) and self._admit(queue, message):
                 return None

@@ -173,6 +173,7 @@ class Renewal(threading.Thread):
                     # Begun just before a shutdown at once, when the main process had stopped listening.
                     self.stopping.end(self.worker.processes())
             except LedgerUnavailable as error:
+                renew_at = 0.0
                 logger.debug("[COORDINATOR] renewal: %s", error)
             except LedgerClosed:
                 # Until the ledger is built again it is asked at every tick: admission waits for this worker.
@@ -296,7 +297,10 @@ class Renewal(threading.Thread):
                     "fenced": self.fenced,
                 },
                 register=not self.registered,
-                patience=min(2.0, self.lease / 4),
+                # What is in hand now must not reach a ledger that has been restored meanwhile: since then a job
+                # that stood by may have begun.
+                patience=0,
+                unbegun={item.id for item in hand if item.waits},
             )
         except LedgerClosed:
             self._extend(before)

@@ -19,7 +19,8 @@ from coordinator.errors import CoordinatorError
 from coordinator.family import PROCESS_MARK, end, member, remains
 from coordinator.ledger import Ledger
 from coordinator.messages.needs import limit_of
-from coordinator.messages.transport import OPTIONS_HEADER, TOKEN_HEADER
+from coordinator.messages.transport import OPTIONS_HEADER, STANDBY_HEADER, TOKEN_HEADER
+from coordinator.running.begun import has_begun
 from coordinator.running.context import WORKER_ID
 
 logger = logging.getLogger("coordinator")
@@ -37,6 +38,7 @@ class Request(CeleryRequest):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.token: int | None = self._request_dict.get(TOKEN_HEADER)
+        self.stood_by = bool(self._request_dict.get(STANDBY_HEADER))
         self.over = False
         #: Seconds it may be silent, and why its process is ended, once it is.
         self.heartbeat_timeout: float | None = None
@@ -69,6 +71,11 @@ class Request(CeleryRequest):
             return False
         # A terminated one is no longer active, but its process may still be at it.
         return self.worker_pid is None or self in state.active_requests or self._already_revoked
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is to stand by in its process, or does, and has not begun."""
+        return self.stood_by and not has_begun(self.id)
 
     @property
     def _work_queue(self) -> Any:
@@ -125,6 +132,9 @@ class Request(CeleryRequest):
             return False
         # By its token: this may be an old delivery of a job that runs elsewhere by now.
         answer = ledger.release(self.id, reason, "celery", self.token)
+        if answer["answer"] == "idle" and ledger.undeliver(self.id, self.token, reason):
+            # It stood by in its process.
+            self.over = True
         return bool(answer["answer"] == "stopping")
 
     def on_timeout(self, soft: bool, timeout: float) -> None:

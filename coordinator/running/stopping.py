@@ -31,6 +31,9 @@ class InHand(Protocol):
     heartbeat_timeout: float | None
     ended_because: str
 
+    @property
+    def waits(self) -> bool: ...
+
     def give_back(self, ledger: Ledger) -> bool: ...
 
 

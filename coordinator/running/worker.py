@@ -18,6 +18,7 @@ from coordinator.errors import CoordinatorError
 from coordinator.family import PROCESS_MARK
 from coordinator.recovery.errands import Errands
 from coordinator.recovery.roster import Enrolment
+from coordinator.running import begun
 from coordinator.running.children import follow_exits, spare_assigned
 from coordinator.running.context import WORKER_ID
 from coordinator.running.renewal import Renewal
@@ -41,6 +42,7 @@ class LeaseStep(bootsteps.StartStopStep):
         self.view = WorkerView(controller)
         # Before the pool starts, so that its processes inherit it.
         os.environ[WORKER_ID] = self.view.id
+        begun.share()
         keep_shared()
         controller.coordinator_lease = self
         wait = controller.wait_for_soft_shutdown
@@ -139,6 +141,7 @@ class FetchStep(bootsteps.StartStopStep):
 
         qos.can_fetch = can_fetch
         qos.has = controller.coordinator_lease.view.has
+        qos.stands_by = controller.coordinator_lease.view.can_kill
 
     def _rate(self) -> float:
         now = time.monotonic()
@@ -203,6 +206,8 @@ def _child_started(**_: Any) -> None:
     if os.getpid() != os.getpgrp():
         os.setpgid(0, 0)
     os.environ[PROCESS_MARK] = process_mark(os.getpid())
+    # What the process before it at its place had begun.
+    begun.end()
     if sys.platform.startswith("linux"):
         parent = os.getppid()
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)

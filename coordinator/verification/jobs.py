@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from coordinator.resources import models_of
+from coordinator.resources import MODEL, SERIAL, kind_of, models_of
 from coordinator.states import FINAL, HOLDING, State
 from coordinator.verification.recount import Recount
 from coordinator.verification.snapshot import KINDS, Scores
@@ -118,6 +118,16 @@ class JobChecks(Recount):
         for queue in {*queues, *(name for name, _ in self.at.names("dispatched"))}:
             key = f"dispatched:{queue}"
             self.same(key, self.at.zset(key), queues.get(queue, set()))
+        standing = {job["standby"]: job_id for job_id, job in jobs.items() if "standby" in job}
+        self.same("standby", self.at.hash("standby").items(), standing.items())
+        for job_id, job in {**jobs, **self.jobs_in(State.RUNNING, State.STOPPING)}.items():
+            lacks = set(job["needs"].split()) - set(job.get("held", "").split())
+            if "owner" in job:
+                lacks = {name for name in lacks if kind_of(name) not in (MODEL, SERIAL)}
+            for resource in sorted(lacks - {job.get("standby")}):
+                self.note(f"job:{job_id}", f"is {job['state']} without {resource}")
+            if "standby" in job and (job_id not in jobs or job["standby"] not in lacks):
+                self.note(f"job:{job_id}", f"stands by for {job['standby']} in vain")
 
     def counts(self) -> None:
         counted = Counter(f"{job['queue']}|{job['state']}" for job in self.jobs.values())

@@ -20,11 +20,12 @@ _HASHES = (
     "runtimes",
     "counts",
     "reservation",
+    "standby",
     "claims",
 )
 _SETS = ("blocked", "kin", "owners", "wakes", "restored", "awaited")
 _ORDERED = ("ends", "delayed", "expiring", "keeping", "workers", "tombstones", "wide")
-_JOBS = ("job", "message", "dispatched", "holders", "owned", "members", "worker", "running")
+_JOBS = ("job", "message", "turn", "dispatched", "holders", "owned", "members", "worker", "running")
 _CLASSES = ("class", "needs", "kin", "lanes", "passes", "parked")
 KINDS = frozenset((*_HASHES, *_SETS, *_ORDERED, *_JOBS, *_CLASSES, "events", "leader"))
 

@@ -1,0 +1,292 @@
+"""The ledger: a job that stands by in a process for the end of a short one."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from coordinator.verification import verify
+from tests.ledger_driver import Driver, at
+
+__all__ = ["at"]
+
+
+@pytest.fixture
+def by(at: Driver) -> Driver:
+    """A ledger that knows its tasks to be short, with a worker of ten slots; ``a`` runs, ``b`` and ``c`` are next."""
+    at.ledger.configure({"ahead_ms": "100"})
+    at.redis.hset("t:runtimes", "task", "1.0")
+    at.work()
+    for job_id in ("a", "b", "c"):
+        at.submit(job_id, "m")
+    assert claim(at, "a") == "granted"
+    return at
+
+
+def claim(at: Driver, job_id: str, process: str = "first", worker: str = "w") -> str:
+    """Claim the last delivery of a job; its nonce is that of the delivery, so that a repetition is one."""
+    at.redis.lrem(at.state(job_id, "queue"), 1, delivery(at, job_id))
+    return str(
+        at.ledger.run("claim", job_id, at.token(job_id), f"{job_id}-n", worker, process)["answer"]
+    )
+
+
+def delivery(at: Driver, job_id: str) -> str:
+    mark = ',"coordinator_standby":1' if at.state(job_id, "marked") == "1" else ""
+    return f'{at.ledger.message(job_id)}{mark},"coordinator_token":{at.token(job_id)}}}}}'
+
+
+def finish(at: Driver, job_id: str, outcome: str = "completed") -> tuple[str, ...]:
+    return at.ledger.finish(job_id, at.token(job_id), outcome).started
+
+
+def states(at: Driver, *job_ids: str) -> list[str]:
+    return [at.state(job_id) for job_id in job_ids or ("a", "b", "c")]
+
+
+def turn(at: Driver, job_id: str) -> int:
+    return int(at.redis.llen(f"t:turn:{at.token(job_id)}"))
+
+
+def holders(at: Driver) -> set[str]:
+    return set(at.redis.smembers("t:holders:model:m"))
+
+
+def test_the_next_job_is_brought_and_begins_when_the_first_ends(by: Driver) -> None:
+    assert states(by) == ["running", "dispatched", "waiting"]
+    assert by.redis.lrange("q", 0, -1) == [delivery(by, "b")]
+    assert '"coordinator_standby":1' in delivery(by, "b")
+    assert claim(by, "b") == claim(by, "b") == "standby"
+    assert (holders(by), turn(by, "b")) == ({"a"}, 0)
+    assert finish(by, "a") == ("b",)
+    assert (holders(by), turn(by, "b")) == ({"b"}, 1)
+    assert claim(by, "b", "last") == claim(by, "b", "last") == "granted"
+    assert states(by) == ["completed", "running", "dispatched"], "and the one after it is brought"
+    assert by.state("b", "attempts") == "1"
+
+
+def test_one_that_comes_when_the_first_is_over_begins_at_once(by: Driver) -> None:
+    finish(by, "a")
+    assert (holders(by), turn(by, "b")) == ({"b"}, 0)
+    assert claim(by, "b") == "granted"
+
+
+def test_it_waits_by_itself_for_its_turn(by: Driver) -> None:
+    token = by.token("b")
+    finish_a: Callable[[Any], Any] = lambda ledger: ledger.finish("a", by.token("a"), "completed")  # noqa: E731
+    claimed, _ = by.at_once(
+        [lambda ledger: ledger.claim("b", token, "n", "w", stands_by=True), finish_a]
+    )
+    assert claimed.granted
+    assert by.ledger.claim("c", by.token("c"), "n", "w", stands_by=True).answer == "stale"
+    assert states(by) == ["completed", "running", "waiting"], "c stood by for as long as it may"
+
+
+def test_whoever_stood_by_for_too_long_waits_at_its_old_place(by: Driver) -> None:
+    assert claim(by, "b") == "standby"
+    assert claim(by, "b", "last") == "stale"
+    assert states(by) == ["running", "waiting", "waiting"]
+    assert (by.ledger.redis.hgetall("t:standby"), by.redis.llen("q")) == ({}, 0)
+    assert finish(by, "a") == ("b",)
+
+
+@pytest.mark.parametrize("knocks", [False, True])
+def test_what_stands_by_is_canceled_like_any_other(by: Driver, knocks: bool) -> None:
+    if knocks:
+        assert claim(by, "b") == "standby"
+    assert by.ledger.cancel("b", "why not", "me")["answer"] == "done"
+    assert by.redis.llen("q") == 0
+    assert finish(by, "a") == ("c",)
+    assert holders(by) == {"c"}
+
+
+def test_a_process_that_cannot_stand_by_gives_it_back(by: Driver) -> None:
+    assert claim(by, "b", "") == "stale"
+    assert states(by) == ["running", "waiting", "waiting"]
+    assert claim(by, "a", "") == "granted", "asked again"
+    assert finish(by, "a") == ("b",)
+    assert claim(by, "b", "") == "granted"
+    assert states(by, "c") == ["waiting"], "and brings none"
+
+
+def test_a_paused_model_is_given_to_nobody(by: Driver) -> None:
+    assert claim(by, "b") == "standby"
+    by.ledger.hold("model:m", "maintenance")
+    assert finish(by, "a") == ()
+    assert claim(by, "b", "last") == "held"
+    assert states(by) == ["completed", "waiting", "waiting"]
+    by.ledger.resume("model:m", "me")
+    assert states(by) == ["completed", "dispatched", "waiting"]
+
+
+@pytest.mark.parametrize("outcome", ["released", "lost"])
+def test_a_job_that_comes_back_goes_before_the_one_that_was_next(by: Driver, outcome: str) -> None:
+    assert claim(by, "b") == "standby"
+    assert finish(by, "a", outcome) == ("a",)
+    assert (states(by), holders(by)) == (["dispatched", "waiting", "waiting"], {"a"})
+    assert claim(by, "b", "last") == "stale"
+
+
+def test_a_job_whose_worker_is_gone_is_not_waited_for(by: Driver) -> None:
+    by.work("x")
+    assert claim(by, "b", worker="x") == "standby"
+    by.redis.zadd("t:workers", {"x": by.now() - 1})
+    assert finish(by, "a") == ("b",)
+    assert by.state("b", "standby") == "gone"
+    assert claim(by, "b") == "granted", "it went to another worker"
+    by.ledger.tick()
+
+
+def test_a_closed_model_is_given_to_nobody(by: Driver) -> None:
+    assert claim(by, "b") == "standby"
+    by.ledger.limit("model:m", 0, "me")
+    finish(by, "a")
+    assert (holders(by), claim(by, "b", "last")) == (set(), "stale")
+    assert states(by) == ["completed", "waiting", "waiting"]
+
+
+def test_nobody_stands_by_for_a_long_job_in_the_last_slot_or_before_those_who_need_one(
+    at: Driver,
+) -> None:
+    at.ledger.configure({"ahead_ms": "100"})
+    at.redis.hset("t:runtimes", mapping={"task": "1.0", "long": "5000"})
+    at.work(slots=2)
+    for job_id, model, task in [
+        ("a", "m", "long"),
+        ("b", "m", "task"),
+        ("c", "n", "task"),
+        ("d", "n", "task"),
+    ]:
+        at.submit(job_id, model, task=task)
+    claim(at, "a")
+    claim(at, "c")
+    assert states(at, "a", "b", "c", "d") == ["running", "waiting"] * 2
+    at.work(slots=3)
+    at.submit("e", "o", task="task")
+    assert claim(at, "c") == "granted", "asked again, which brings nobody"
+    finish(at, "c")
+    claim(at, "d")
+    assert states(at, "b", "d", "e") == ["waiting", "running", "dispatched"]
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_restored_ledger_takes_only_what_may_have_begun_for_running(
+    at: Driver, begun: bool
+) -> None:
+    at.work()
+    at.submit("a", "m")
+    at.start("a")
+    at.submit("b", "m")
+    at.ledger.open(1, "0", ["w"])
+    later = at.token("a") + 1
+    unbegun = () if begun else ("b",)
+    answer = at.ledger.renew("w", ["q"], 10, hand=[("b", later)], unbegun=unbegun)
+    assert (at.state("b"), answer.lost) == (("running", ()) if begun else ("waiting", ("b",)))
+    at.ledger.tick()
+    at.ledger.cancel("b", "enough", "me")
+    at.ledger.finish("b", later, "released")
+
+
+class World:
+    """Random operations on a few models; whoever holds one alone is its only holder."""
+
+    def __init__(self, at: Driver, seed: int) -> None:
+        self.at, self.random, self.number = at, random.Random(seed), 0
+        self.hand: dict[str, bool] = {}
+        self.stood = 0
+        self.alive = {"w", "x"}
+
+    def step(self) -> None:  # noqa: C901 - one branch an operation
+        at, choose = self.at, self.random.choice
+        often = ["submit", "submit", "fetch", "finish", "resume"]
+        do = choose(often * 4 + ["wait", "cancel", "hold", "die", "tick"])
+        running = sorted(job_id for job_id, begun in self.hand.items() if begun)
+        standing = sorted(job_id for job_id, begun in self.hand.items() if not begun)
+        if do == "submit":
+            self.number += 1
+            models = self.random.sample("mno", choose([1, 1, 1, 2]))
+            more: dict[str, Any] = {"priority": choose([3, 5, 5])}
+            at.submit(f"j{self.number}", *models, **more)
+        elif do == "fetch" and (found := at.redis.lindex("q", -1)):
+            self.ask(found.split('"id":"')[1].split('"')[0], "first")
+        elif do == "wait" and standing:
+            self.ask(choose(standing), "last")
+        elif do == "finish" and running:
+            job_id = choose(running)
+            del self.hand[job_id]
+            finish(at, job_id, choose(["completed"] * 4 + ["failed", "released", "lost"]))
+            for other in standing:
+                if at.redis.lpop(f"t:turn:{at.token(other)}"):
+                    self.ask(other, "last")
+        elif do == "cancel" and standing:
+            at.ledger.cancel(choose(standing), "no more", "me")
+        elif do == "hold" and self.random.random() < 0.2:
+            at.ledger.hold(f"model:{choose('mno')}", "for a while")
+        elif do == "resume":
+            at.ledger.resume(f"model:{choose('mno')}", "me")
+        elif do == "die" and self.random.random() < 0.2:
+            worker = choose(sorted(self.alive))
+            at.redis.zadd("t:workers", {worker: at.now() - 1})
+            at.ledger.tick()
+            for job_id in [*self.hand]:
+                if at.state(job_id, "worker") != worker and self.hand[job_id]:
+                    continue
+                del self.hand[job_id]
+            at.work(worker, slots=20)
+        else:
+            at.ledger.tick()
+
+    def ask(self, job_id: str, process: str) -> None:
+        answer = claim(self.at, job_id, process, self.random.choice(sorted(self.alive)))
+        self.stood += answer == "standby"
+        if answer in ("granted", "standby"):
+            self.hand[job_id] = answer == "granted"
+        else:
+            self.hand.pop(job_id, None)
+
+    def check(self) -> None:
+        assert not verify(self.at.ledger)
+        for model in "mno":
+            held = self.at.redis.smembers(f"t:holders:model:{model}")
+            assert len(held) <= 1
+        for job_id, begun in self.hand.items():
+            if begun and self.at.state(job_id) == "running":
+                for need in self.at.state(job_id, "needs").split():
+                    assert job_id in self.at.redis.smembers(f"t:holders:{need}")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_orders_keep_every_model_to_one_holder(at: Driver, seed: int) -> None:
+    at.ledger.configure({"ahead_ms": "100", "queue:q": "100"})
+    at.redis.hset("t:runtimes", "task", "1.0")
+    world = World(at, seed)
+    for worker in world.alive:
+        at.work(worker, slots=20)
+    for _ in range(150):
+        world.step()
+        world.check()
+    assert world.stood > 0
+    at.ledger.configure({"ahead_ms": "-1"})
+    for model in "mno":
+        at.ledger.resume(f"model:{model}", "me")
+    # What a worker that died had fetched comes back when its dispatch lease ends, and so does what runs.
+    at.shift(60_000)
+    world.hand.clear()
+    while at.ledger.tick().get("more"):
+        pass
+    for worker in world.alive:
+        at.work(worker, slots=20)
+    for _ in range(3 * world.number + 50):
+        at.ledger.tick()
+        for job_id in [*world.hand]:
+            if world.hand.pop(job_id):
+                finish(at, job_id)
+            else:
+                world.ask(job_id, "last")
+        if found := at.redis.lindex("q", -1):
+            world.ask(found.split('"id":"')[1].split('"')[0], "first")
+    ended = {at.state(f"j{number}") for number in range(1, world.number + 1)}
+    assert ended <= {"completed", "failed", "canceled", "unprocessable"}
