@@ -97,7 +97,7 @@ def test_an_accepted_row_that_the_ledger_does_not_know_is_entered(site: Site) ->
 
 def test_old_rows_are_found_in_turn(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("coordinator.recovery.reconciliation.BATCH", 2)
-    monkeypatch.setattr("coordinator.recovery.reconciliation.PAGES", 1)
+    monkeypatch.setattr("coordinator.recovery.reconciliation.PAGES_IN_TURN", 1)
     # An hour old by the producer's clock: not among the newest.
     jobs = [site.job(f"j{number}", f"m{number}") for number in range(5)]
     hour_ago = site.ledger.clock() - 3_600_000

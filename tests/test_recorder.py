@@ -152,7 +152,7 @@ def test_it_gathers_what_comes_after_the_end_of_the_stream_but_never_rests_while
     redis_client: redis.Redis,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(recorder_module, "IDLE_LEAST", 60.0)
+    monkeypatch.setattr(recorder_module, "GATHER", 60.0)
     monkeypatch.setattr(recorder_module, "BATCH", 2)
     monkeypatch.setattr(recorder_module, "BATCHES", 1)
     submit(ledger, store, *(job(f"a{number}") for number in range(10)))
@@ -169,6 +169,32 @@ def test_it_gathers_what_comes_after_the_end_of_the_stream_but_never_rests_while
     assert redis_client.xlen(EVENTS) == 2, (
         "a transaction for a single job costs as much as for fifty"
     )
+
+
+def _recorded(store: Store, job_id: str) -> bool:
+    return bool(row(store, job_id)["version"])
+
+
+def test_one_that_rests_goes_on_with_the_next_event(
+    ledger: Ledger, store: Store, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    eventually(lambda: recorder.tick() == 0)
+    assert not ledger.await_events(0.05)
+    monkeypatch.setattr(recorder_module, "GATHER", 0.0)
+    monkeypatch.setattr(recorder_module, "REST", 4.0)
+    stop = threading.Event()
+    thread = threading.Thread(target=recorder.run, args=(stop,))
+    thread.start()
+    took = []
+    for name in ("a", "b", "c"):
+        submit(ledger, store, job(name))
+        began = time.monotonic()
+        eventually(partial(_recorded, store, name), 30)
+        took.append(time.monotonic() - began)
+    stop.set()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert min(took) < 2.0, "not only when its rest is over"
 
 
 def test_a_store_that_is_down_keeps_everything_in_the_stream(
@@ -441,6 +467,7 @@ def test_a_redis_that_is_nearly_full_refuses_new_jobs_and_goes_on_with_the_other
     queue: WorkQueue, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, durability: str
 ) -> None:
     monkeypatch.setattr(recorder_module, "MEMORY_SECONDS", 0.0)
+    monkeypatch.setattr(recorder_module, "MEMORY_IDLE", 0.0)
     queue.settings = replace(queue.settings, durability=durability)
     queue.ledger.renew("w1", ["selfplay"], 10, register=True)
     queue.submit_all([job("a"), job("b")])
@@ -469,6 +496,24 @@ def test_a_redis_that_is_nearly_full_refuses_new_jobs_and_goes_on_with_the_other
         assert queue.submit(job("c", "o")).state == "dispatched"
     finally:
         redis_client.config_set("maxmemory", 0)
+
+
+def test_memory_is_looked_at_less_often_while_there_is_nothing_to_record(
+    queue: WorkQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "MEMORY_SECONDS", 0.0)
+    monkeypatch.setattr(recorder_module, "MEMORY_IDLE", 3600.0)
+    own = recorder_of(queue)
+
+    def looked() -> bool:
+        before = own._looked_at
+        own.tick()
+        return own._looked_at > before
+
+    assert looked()
+    assert not looked(), "nothing was recorded"
+    queue.submit(job("a"))
+    assert [looked(), looked(), looked()] == [False, True, False]
 
 
 def test_rows_that_cannot_be_taken_back_stay_accepted(

@@ -177,6 +177,15 @@ class Epochs(Scripts):
             entries += more
         return [_event(int(epoch or 0), entry_id, fields) for entry_id, fields in entries]
 
+    def await_events(self, seconds: float) -> bool:
+        """Wait until there are events that were not settled; return whether there are.
+
+        Args:
+            seconds: to wait at most; less than a reply may take.
+        """
+        name = f"{self.prefix}events"
+        return bool(self.redis.xread({name: "0"}, count=1, block=max(1, int(seconds * 1000))))
+
     def settle(self, events: Sequence[Event]) -> None:
         """Forget events the store has committed, and the tombstones of the jobs they ended."""
         calls: list[tuple[str | int, ...]] = []

@@ -9,7 +9,7 @@ from coordinator.jobs import Job
 from coordinator.ledger.locks import Locks
 
 #: Keys that one call looks through, of the millions that a million jobs have, and one SCAN of it.
-KEYS, SCAN = 20_000, 1000
+KEYS, SCAN = 5_000, 1000
 
 
 @dataclass(frozen=True, slots=True)

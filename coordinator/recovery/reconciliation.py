@@ -34,8 +34,9 @@ KINDS = (
     "ends_recorded",
 )
 
-#: Rows compared in one query, and pages of them in one round: of the newest, and of all in turn.
-BATCH, PAGES = 500, 10
+#: Rows compared in one query, and pages of them in one round: of the newest, and of all in turn. More of the latter
+#: would be most of what an installation does that has a hundred thousand jobs waiting and nothing running.
+BATCH, PAGES, PAGES_IN_TURN = 500, 10, 3
 
 #: How far back the newest rows go, in milliseconds: several rounds.
 NEW_MS = 60_000
@@ -118,14 +119,16 @@ class Reconciler:
         idempotent.
         """
         newest = ((self.ledger.clock() - NEW_MS) * 1000, "")
-        entered, _ = self._enter_after(newest)
-        again, self._row = self._enter_after(self._row)
+        entered, _ = self._enter_after(newest, PAGES)
+        again, self._row = self._enter_after(self._row, PAGES_IN_TURN)
         return entered + again
 
-    def _enter_after(self, after: tuple[int, str] | None) -> tuple[int, tuple[int, str] | None]:
+    def _enter_after(
+        self, after: tuple[int, str] | None, pages: int
+    ) -> tuple[int, tuple[int, str] | None]:
         """Go through some pages; return the number of jobs entered and where to go on."""
         entered = 0
-        for _ in range(PAGES):
+        for _ in range(pages):
             page = self._page(after)
             if not page:
                 return entered, None

@@ -29,7 +29,7 @@ NAME = "recorder"
 TERM_MS = 5000
 
 #: Seconds between two elections; far shorter than the term.
-ELECT = 1.0
+ELECT = 1.5
 
 #: Events in one transaction at most; the store may want fewer, so that producers wait for milliseconds only.
 BATCH = 500
@@ -37,18 +37,20 @@ BATCH = 500
 #: Batches in one tick; together far shorter than the term.
 BATCHES = 8
 
-#: Seconds after the end of the stream was reached (growing while it stays empty), between two looks at
-#: somebody else's term, and after an error. One that looked again at once would find a few events each time
-#: and pay a transaction for them: several times the cost per job. Far below the second it may lag behind.
-IDLE_LEAST, IDLE_MOST = 0.2, 0.5
+#: Seconds after the end of the stream was reached, between two signs of life while there is nothing to record, between
+#: two looks at somebody else's term, and after an error. One that looked again at once would find a few events each
+#: time and pay a transaction for them: several times the cost per job. Far below the second it may lag behind.
+GATHER = 0.2
+REST = 1.0
 WATCH = 1.0
 BACK_OFF_LEAST, BACK_OFF_MOST = 0.25, 2.0
 
 #: How often the batches of a recorder that is behind double.
 BEHIND_MOST = 3
 
-#: Seconds between two looks at the memory of Redis.
-MEMORY_SECONDS = 1.0
+#: Seconds between two looks at the memory of Redis, while there is something to record and while there is nothing:
+#: what fills it up is told by events.
+MEMORY_SECONDS, MEMORY_IDLE = 1.0, 5.0
 
 #: Nothing is wrong with an event when one of these is raised: it is tried again.
 _PASSING = (StoreUnavailable, LedgerUnavailable, LedgerClosed)
@@ -127,6 +129,8 @@ class Recorder:
         self.roster = Roster(ledger, store)
         self.elected = False
         self._elected_at = self._looked_at = 0.0
+        #: Whether the last tick found nothing to record.
+        self._quiet = False
         #: Ticks in a row that did not come to the end of the stream.
         self._behind = 0
 
@@ -145,6 +149,8 @@ class Recorder:
             self._behind = 0
             return 0
         self._watch_memory()
+        # Also when the database is down: then the stream grows.
+        self._quiet = False
         self.roster.tick()
         total = 0
         for _ in range(BATCHES):
@@ -171,14 +177,16 @@ class Recorder:
                 break
         else:
             self._behind = min(self._behind + 1, BEHIND_MOST)
+        self._quiet = not total
         return total
 
     def run(self, stop: threading.Event) -> None:
-        """Record until ``stop`` is set: without a rest while it is behind, else looking ever less often."""
-        pause, trouble = IDLE_LEAST, 0
+        """Record until ``stop`` is set: without a rest while it is behind, else with the next event."""
+        trouble = 0
         while not stop.is_set():
             try:
-                done = self.tick()
+                if not self.tick() and self.elected:
+                    self.ledger.await_events(REST)
             except _PASSING as error:
                 trouble += 1
                 if trouble == 1:
@@ -192,16 +200,15 @@ class Recorder:
                 if trouble:
                     logger.info("[COORDINATOR] recording goes on after %d attempts", trouble)
                 trouble = 0
-                pause = IDLE_LEAST if done else min(pause * 1.5, IDLE_MOST)
                 if not self._behind:
-                    stop.wait(pause if self.elected else WATCH)
+                    stop.wait(GATHER if self.elected else WATCH)
                 continue
             stop.wait(min(BACK_OFF_LEAST * 2 ** min(trouble, 8), BACK_OFF_MOST))
         self.resign()
 
     def _watch_memory(self) -> None:
         # Here, since what fills Redis up while nobody records is the stream.
-        if time.monotonic() - self._looked_at < MEMORY_SECONDS:
+        if time.monotonic() - self._looked_at < (MEMORY_IDLE if self._quiet else MEMORY_SECONDS):
             return
         self._looked_at = time.monotonic()
         full, changed = self.ledger.watch_memory(self.memory_watermark)

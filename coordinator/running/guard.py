@@ -26,8 +26,9 @@ import time
 from coordinator import telling
 from coordinator.family import WORKER_MARK, Member, end, member, offspring
 
-#: Seconds between two looks at what the worker has started.
-LOOK = 0.25
+#: Seconds between two looks at what the worker has started, and at those that are telling an end: what these begin
+#: next nobody else would end.
+LOOK, LOOK_TELLING = 0.5, 0.25
 
 
 class Guard:
@@ -86,7 +87,9 @@ class Guard:
         stdin = sys.stdin.fileno()
         while True:
             self.look()
-            left = LOOK if until is None else min(LOOK, until - time.monotonic())
+            left = LOOK_TELLING if self.telling else LOOK
+            if until is not None:
+                left = min(left, until - time.monotonic())
             ready, _, _ = select.select([stdin], [], [], max(0.0, left))
             if ready:
                 chunk = os.read(stdin, 65536)

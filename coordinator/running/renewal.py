@@ -21,12 +21,13 @@ from coordinator.running.stopping import HARD_STOP, InHand, Stopping
 
 logger = logging.getLogger("coordinator")
 
-#: Seconds between renewals, and between ticks of the ledger.
+#: Seconds between renewals, between two looks at what the worker has in hand, and while it is about to begin, to leave
+#: or to register again.
 RENEW_INTERVAL = 1.0
-TICK_INTERVAL = 0.25
+LOOK_INTERVAL, BRIEF_INTERVAL = 0.5, 0.25
 
-#: Ticks a second of all workers together, and seconds between two of one worker at most: a thousand workers that
-#: ticked as often as one would keep Redis busy with nothing else.
+#: Ticks of the ledger a second of all workers together, and seconds between two of one worker at most: a thousand
+#: workers that ticked as often as one would keep Redis busy with nothing else. What is due starts half a second late.
 TICKS, TICK_MOST = 20, 5.0
 
 #: Seconds that a main process gets to see that its pool is gone, in a shutdown at once.
@@ -134,7 +135,7 @@ class Renewal(threading.Thread):
         self.ledger, self.worker, self.reopen, self.can_kill = ledger, worker, reopen, can_kill
         self.guard = Guard("children" if can_kill else "worker")
         self.lease = lease_seconds
-        self.tick_every, self._tick_at = TICK_INTERVAL, 0.0
+        self.tick_every, self._tick_at = LOOK_INTERVAL, 0.0
         self.registered = False
         self.fenced = 0
         #: Whether the worker wants to fetch, and whether the guard is ready for that.
@@ -182,7 +183,13 @@ class Renewal(threading.Thread):
             except Exception:
                 # Without this thread the guard would end all jobs, for whatever nobody thought of.
                 logger.exception("[COORDINATOR] renewal failed and is tried again")
-            self._stop_event.wait(TICK_INTERVAL)
+            self._stop_event.wait(self._pause(renew_at))
+
+    def _pause(self, renew_at: float) -> float:
+        settled = self.registered and self.armed and not self._left_at and renew_at
+        return (
+            max(BRIEF_INTERVAL, min(LOOK_INTERVAL, self.lease / 8)) if settled else BRIEF_INTERVAL
+        )
 
     def _tick(self) -> None:
         if time.monotonic() >= self._tick_at:
@@ -311,7 +318,7 @@ class Renewal(threading.Thread):
         self.registered = True
         self._farewell = not queues
         self.lease = answer.lease_ms / 1000
-        self.tick_every = min(TICK_MOST, max(TICK_INTERVAL, answer.workers / TICKS))
+        self.tick_every = min(TICK_MOST, max(LOOK_INTERVAL, answer.workers / TICKS))
         self._extend(before)
         for job_id in answer.lost:
             self.stopping.kill(job_id, hand, "it is no longer this worker's", CLAIM_SECONDS)
