@@ -273,7 +273,7 @@ def _coordinated(task: Any, tracer: Tracer) -> Tracer:
             return _ignored(claim.answer)
         if not request.get(STANDBY_HEADER):
             return _run(task, tracer, claim, late, uuid, args, kwargs, request)
-        begun.begin(uuid)
+        begun.begin(uuid, token)
         try:
             return _run(task, tracer, claim, late, uuid, args, kwargs, request)
         finally:

@@ -70,7 +70,7 @@ def process() -> Iterator[tuple[Any, Any]]:
 
     def obey() -> None:
         while job_id := there.recv():
-            begun.begin(job_id) if job_id != "end" else begun.end()
+            begun.begin(job_id, 7) if job_id != "end" else begun.end()
             there.send(begun.can_stand_by())
 
     begun.share()
@@ -90,11 +90,12 @@ def test_the_main_process_knows_what_has_begun(process: tuple[Any, Any]) -> None
         pipe.send(word)
         return bool(pipe.recv())
 
-    assert not begun.has_begun("a")
+    assert not begun.has_begun("a", 7)
     assert tell("a")
-    assert (begun.has_begun("a"), begun.has_begun("b")) == (True, False)
+    assert (begun.has_begun("a", 7), begun.has_begun("b", 7)) == (True, False)
+    assert not begun.has_begun("a", 8), "another delivery"
     assert tell("b")
-    assert (begun.has_begun("a"), begun.has_begun("b")) == (False, True)
+    assert (begun.has_begun("a", 7), begun.has_begun("b", 7)) == (False, True)
     assert tell("end")
-    assert not begun.has_begun("b")
+    assert not begun.has_begun("b", 7)
     assert not begun.can_stand_by(), "the main process is none of them"

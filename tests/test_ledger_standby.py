@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from coordinator.verification import verify
+from tests.helpers import eventually
 from tests.ledger_driver import Driver, at
 
 __all__ = ["at"]
@@ -140,6 +141,70 @@ def test_a_job_whose_worker_is_gone_is_not_waited_for(by: Driver) -> None:
     by.ledger.tick()
 
 
+def test_a_worker_that_was_fenced_since_stands_by_no_more(by: Driver) -> None:
+    by.work("x")
+    assert claim(by, "b", worker="x") == "standby"
+    by.redis.zadd("t:workers", {"x": by.now() - 1})
+    by.ledger.tick()
+    by.shift(1)
+    by.work("x")
+    assert finish(by, "a") == ("b",)
+    assert by.state("b") == "dispatched", "again, to whoever takes it"
+
+
+def test_of_two_deliveries_one_stands_by(by: Driver) -> None:
+    token = by.token("b")
+    first, second = (
+        by.ledger.run("claim", "b", token, nonce, "w", "first")["answer"] for nonce in ("n1", "n2")
+    )
+    assert (first, second) == ("standby", "stale")
+
+
+def test_a_process_whose_waiting_is_broken_off_asks_once_more(by: Driver) -> None:
+    def break_off(ledger: Any) -> None:
+        ledger.redis.client_unblock(eventually(blocked, 5, 0.005), error=True)
+
+    def blocked() -> int:
+        found = [one for one in by.redis.client_list() if one["cmd"] == "blpop"]
+        assert found
+        return int(found[0]["id"])
+
+    token = by.token("b")
+    claimed, _ = by.at_once(
+        [lambda ledger: ledger.claim("b", token, "n", "w", stands_by=True), break_off]
+    )
+    assert claimed.answer == "stale"
+    assert states(by) == ["running", "waiting", "waiting"]
+
+
+def test_an_older_job_whose_time_has_come_goes_first(by: Driver) -> None:
+    by.ledger.cancel("b", "enough", "me")
+    by.ledger.cancel("c", "enough", "me")
+    finish(by, "a")
+    by.submit("old", "m", due_ms=by.now() + 60_000)
+    by.submit("d", "m")
+    claim(by, "d")
+    by.submit("e", "m")
+    claim(by, "d")
+    by.submit("f", "m")
+    by.ledger.run("bring", "d")
+    assert states(by, "old", "d", "e") == ["delayed", "running", "dispatched"]
+    by.shift(60_000)
+    by.redis.zadd("t:workers", {"w": by.now() + 60_000})
+    by.ledger.tick()
+    assert states(by, "old", "d", "e") == ["waiting", "running", "waiting"]
+    assert finish(by, "d") == ("old",)
+
+
+def test_a_paused_queue_sends_back_what_stands_by(by: Driver) -> None:
+    assert claim(by, "b") == "standby"
+    by.ledger.hold("queue:q", "maintenance")
+    assert finish(by, "a") == ()
+    assert (states(by, "b"), holders(by)) == (["waiting"], set())
+    by.ledger.resume("queue:q", "me")
+    assert states(by, "b") == ["dispatched"]
+
+
 def test_a_closed_model_is_given_to_nobody(by: Driver) -> None:
     assert claim(by, "b") == "standby"
     by.ledger.limit("model:m", 0, "me")
@@ -182,10 +247,15 @@ def test_a_restored_ledger_takes_only_what_may_have_begun_for_running(
     at.submit("b", "m")
     at.ledger.open(1, "0", ["w"])
     later = at.token("a") + 1
-    unbegun = () if begun else ("b",)
-    answer = at.ledger.renew("w", ["q"], 10, hand=[("b", later)], unbegun=unbegun)
-    assert (at.state("b"), answer.lost) == (("running", ()) if begun else ("waiting", ("b",)))
+    hand = [("b", later)]
+    if not begun:
+        at.ledger.renew("w", ["q"], 10, hand=hand, unbegun=("b",))
+        at.ledger.tick()
+        assert at.ledger.restoring() is not None, "its process may begin it this very moment"
+    answer = at.ledger.renew("w", ["q"], 10, hand=hand if begun else ())
+    assert (at.state("b"), answer.lost) == ("running" if begun else "waiting", ())
     at.ledger.tick()
+    assert at.ledger.restoring() is None
     at.ledger.cancel("b", "enough", "me")
     at.ledger.finish("b", later, "released")
 

@@ -25,7 +25,7 @@ _LATER = (
 #: The same answers by their first word, which redis-py leaves where it has no class for them. Redis 6 puts
 #: what stopped a script behind the place where it stopped.
 _CODES = re.compile(
-    r"(?:^|: -)(READONLY|MISCONF|NOREPLICAS|BUSY|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|OOM) "
+    r"(?:^|: -)(READONLY|MISCONF|NOREPLICAS|BUSY|LOADING|MASTERDOWN|CLUSTERDOWN|UNBLOCKED|TRYAGAIN|OOM) "
 )
 
 

@@ -9,6 +9,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import redis
+
 from coordinator.errors import LedgerClosed, LedgerFull, LedgerUnavailable
 from coordinator.jobs import Job, Result
 from coordinator.ledger.absence import reaching
@@ -76,7 +78,8 @@ class Jobs(Scripts):
         answer = self.run("claim", *run, "first" if stands_by else "")
         if answer["answer"] == "standby":
             grant = None
-            with contextlib.suppress(LedgerUnavailable):
+            with contextlib.suppress(LedgerUnavailable, redis.ResponseError):
+                # What was wrong with the waiting the claim will see as well, or need not know.
                 grant = self._await_turn(token, float(answer["seconds"]))
             answer = json.loads(grant) if grant else self.run("claim", *run, "last")
         return Claim(
@@ -87,7 +90,8 @@ class Jobs(Scripts):
         )
 
     def _await_turn(self, token: int, seconds: float) -> str | None:
-        with reaching(), self._connection() as connection:
+        connection = self._fresh() or self.pool.get_connection()
+        with reaching(), self._lent(connection):
             connection.send_command("BLPOP", f"{self.prefix}turn:{token}", seconds)
             found = connection.read_response()
         return str(found[1]) if found else None
@@ -133,7 +137,7 @@ class Jobs(Scripts):
         )
         if answer.get("granted"):
             # Not in the same step: those that began need not wait until who is next is found.
-            with contextlib.suppress(LedgerUnavailable, LedgerClosed):
+            with contextlib.suppress(LedgerUnavailable, LedgerClosed, redis.ResponseError):
                 self.run("bring", *answer["granted"], patience=0)
         return Finish(answer["answer"], answer.get("state"), tuple(answer.get("started") or ()))
 

@@ -220,9 +220,7 @@ class Scripts:
     def _asked(
         self, connection: Any, name: str, calls: Sequence[tuple[str | bytes | float, ...]]
     ) -> list[str]:
-        try:
-            # A new connection may be to another life of the server: its run id is asked for first.
-            connection.connect()
+        with self._lent(connection):
             call = f"{name} {connection.coordinator_run_id}"
             start = ("EVALSHA", sha(), 1, self.prefix, call)
             commands = [(*start, *arguments) for arguments in calls]
@@ -232,13 +230,21 @@ class Scripts:
                 connection.send_command("SCRIPT", "LOAD", program())
                 connection.read_response()
                 replies = self._replies(connection, commands)
+        return replies
+
+    @contextmanager
+    def _lent(self, connection: Any) -> Iterator[None]:
+        """Connect, and keep the connection for the next call."""
+        try:
+            # A new connection may be to another life of the server: its run id is asked for first.
+            connection.connect()
+            yield
         except BaseException:
             # A reply may still be under way: nobody else may read it.
             connection.disconnect()
             self.pool.release(connection)
             raise
         self._kept.append((connection, time.monotonic()))
-        return replies
 
     def _replies(self, connection: Any, commands: list[tuple[Any, ...]]) -> list[str]:
         if len(commands) == 1:

@@ -43,8 +43,10 @@ for _, resource in ipairs(is_there('holds') and split(job.needs) or {}) do
     return refused({answer = 'held', resource = resource})
   end
 end
-if job.standby and process == 'first' then
-  set(job, {knocked = worker, nonce = nonce})
+if job.knocked and job.nonce ~= nonce then
+  return refused({answer = 'stale', state = job.state})
+elseif job.standby and process == 'first' then
+  set(job, {knocked = worker, knocked_at = text(now), nonce = nonce})
   return cjson.encode({answer = 'standby', seconds = STANDBY})
 elseif job.standby then
   this.send_back(job, 'it stood by for too long')

@@ -47,9 +47,21 @@ local function place_among(back, needs)
   end
 end
 
+-- Sends back those that stand by for what a job needs and are later than it: it has its old place.
+local function make_way(job, needs)
+  for _, resource in ipairs(is_there('standby') and split(needs) or {}) do
+    local id = call('HGET', P .. 'standby', resource)
+    local other = id and read(id)
+    if other and tonumber(other.sequence) > tonumber(job.sequence) and tonumber(other.priority) >= tonumber(job.priority) then
+      this.send_back(other, 'an earlier job came back')
+    end
+  end
+end
+
 -- Into its class, at the place its sequence gives it. `back` are units that are free again.
 local function wait(job, verb, changes, data, back)
   local needs = needs_of(job)
+  make_way(job, needs.needs)
   changes.needs, changes.priority, changes.org, changes.due, changes.delay = false, false, false, false, false
   move(job, verb, 'waiting', changes, data)
   local stop, code = enqueue(job, needs, place_among(back, needs.needs))
@@ -89,13 +101,8 @@ end
 local function requeue(job, verb, changes, data, due)
   probed(job, verb, data)
   local at_once = not (due and due > now)
-  for _, resource in ipairs(at_once and is_there('standby') and split(job.held or '') or {}) do
-    -- It has its old place again, before a later job that is next now.
-    local id = call('HGET', P .. 'standby', resource)
-    local other = id and read(id)
-    if other and tonumber(other.sequence) > tonumber(job.sequence) then
-      this.send_back(other, 'an earlier job came back')
-    end
+  if at_once then
+    make_way(job, job.held or '')
   end
   local back = give_back(job)
   changes.held, changes.worker, changes.pool, changes.nonce, changes.stop = false, false, false, false, false

@@ -72,16 +72,19 @@ local function adopt(job, token)
 end
 
 local stop, has, strange, hand = {}, false, {}, {}
-local silent, quiet = {}, false
+local silent, quiet, uncertain = {}, false, false
 for i = 8, #ARGV, 3 do
   local id, token, begun = ARGV[i], ARGV[i + 1], ARGV[i + 2] == '1'
   local job = read(id)
-  if restored and begun and job and job.state == 'running' and tonumber(token) > tonumber(job.token) then
+  if restored and not begun then
+    -- Its process ends that within a moment, or begins it this very moment, and then the next renewal says so.
+    uncertain = true
+  elseif restored and job and job.state == 'running' and tonumber(token) > tonumber(job.token) then
     -- The store knows an earlier run, which is over since.
     leave_worker(job)
     adopt(job, token)
     hand[id] = true
-  elseif restored and begun and job and (job.state == 'waiting' or job.state == 'delayed')
+  elseif restored and job and (job.state == 'waiting' or job.state == 'delayed')
     and tonumber(token) > (tonumber(job.token) or 0) then
     local class = job.state == 'waiting' and class_read(job.class)
     job.adopt = class and table.concat(class.needs, ' ') or job.needs
@@ -116,7 +119,9 @@ for _, id in ipairs(strange) do
     lost[#lost + 1] = id
   end
 end
-call('SREM', P .. 'awaited', worker)
+if not uncertain then
+  call('SREM', P .. 'awaited', worker)
+end
 for _, id in ipairs(call('SMEMBERS', key .. ':jobs')) do
   if not hand[id] and this.taken < PIECE and this.steps < BUDGET then
     local job = read(id)

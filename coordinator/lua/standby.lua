@@ -9,7 +9,7 @@ local STANDBY = 0.2
 local function stand_down(job)
   if job.standby then
     call('HDEL', P .. 'standby', job.standby)
-    set(job, {standby = false, knocked = false})
+    set(job, {standby = false, knocked = false, knocked_at = false})
   end
 end
 
@@ -32,6 +32,12 @@ local function start(job, worker, nonce)
     held = job.needs}), pool
 end
 
+-- Whether a worker has a lease, and had registered at a moment.
+local function lives(worker, moment)
+  local since = call('HGET', P .. 'worker:' .. worker, 'since')
+  return (tonumber(call('ZSCORE', P .. 'workers', worker)) or 0) > now and (tonumber(since) or 0) <= tonumber(moment)
+end
+
 local granted = {}         -- jobs that began in this step
 
 -- Gives a unit that came back to the job that stands by for it, which begins. Returns its id, or nil.
@@ -42,18 +48,20 @@ local function call_up(resource)
     return nil
   end
   local knocked = job.knocked
-  if knocked and (tonumber(call('ZSCORE', P .. 'workers', knocked)) or 0) <= now then
+  if knocked and not lives(knocked, job.knocked_at) then
     -- It stood by in a worker that is gone.
     this.send_back(job, 'its worker is gone')
     return nil
   end
+  for _, need in ipairs(is_there('holds') and split(job.needs) or {}) do
+    if held(need) then
+      this.send_back(job, 'held')
+      return nil
+    end
+  end
   stand_down(job)
   take(resource, id, '')
   set(job, {held = job.held .. ' ' .. resource})
-  for _, need in ipairs(is_there('holds') and split(job.needs) or {}) do
-    -- Then its process is told by its claim, when it has waited for long enough.
-    knocked = not held(need) and knocked
-  end
   if knocked then
     call('LPUSH', P .. 'turn:' .. job.token, (start(job, knocked, job.nonce)))
     call('PEXPIRE', P .. 'turn:' .. job.token, 5000)

@@ -75,7 +75,7 @@ class Request(CeleryRequest):
     @property
     def waits(self) -> bool:
         """Whether it is to stand by in its process, or does, and has not begun."""
-        return self.stood_by and not has_begun(self.id)
+        return self.stood_by and not has_begun(self.id, self.token)
 
     @property
     def _work_queue(self) -> Any:
@@ -132,9 +132,12 @@ class Request(CeleryRequest):
             return False
         # By its token: this may be an old delivery of a job that runs elsewhere by now.
         answer = ledger.release(self.id, reason, "celery", self.token)
-        if answer["answer"] == "idle" and ledger.undeliver(self.id, self.token, reason):
-            # It stood by in its process.
-            self.over = True
+        if answer["answer"] == "idle":
+            # It stands by in its process, or was granted since it was asked.
+            if ledger.undeliver(self.id, self.token, reason):
+                self.over = True
+            else:
+                answer = ledger.release(self.id, reason, "celery", self.token)
         return bool(answer["answer"] == "stopping")
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
@@ -175,9 +178,11 @@ class Request(CeleryRequest):
 
     def _lose(self, queue: Any, reason: str) -> None:
         answer = queue.ledger.finish(self.id, self.token, "lost", {"reason": reason})
-        if answer.answer == "stale" and answer.state == "dispatched":
-            # Its process died before it claimed the job.
-            queue.ledger.undeliver(self.id, self.token, reason)
+        if answer.answer != "stale" or answer.state != "dispatched":
+            return
+        # Its process died before it claimed the job, or while it stood by; then it may be granted this moment.
+        if not queue.ledger.undeliver(self.id, self.token, reason):
+            queue.ledger.finish(self.id, self.token, "lost", {"reason": reason})
 
     def _tell(self, say: Any) -> None:
         try:

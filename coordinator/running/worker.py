@@ -141,7 +141,8 @@ class FetchStep(bootsteps.StartStopStep):
 
         qos.can_fetch = can_fetch
         qos.has = controller.coordinator_lease.view.has
-        qos.stands_by = controller.coordinator_lease.view.can_kill
+        view = controller.coordinator_lease.view
+        qos.stands_by = view.can_kill and begun.shares_with(view.slots())
 
     def _rate(self) -> float:
         now = time.monotonic()
