@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from coordinator.ledger import Ledger
 from coordinator.verification import verify
 from tests.helpers import eventually
 from tests.ledger_driver import Driver, at
@@ -77,10 +77,14 @@ def test_one_that_comes_when_the_first_is_over_begins_at_once(by: Driver) -> Non
 
 def test_it_waits_by_itself_for_its_turn(by: Driver) -> None:
     token = by.token("b")
-    finish_a: Callable[[Any], Any] = lambda ledger: ledger.finish("a", by.token("a"), "completed")  # noqa: E731
-    claimed, _ = by.at_once(
-        [lambda ledger: ledger.claim("b", token, "n", "w", stands_by=True), finish_a]
-    )
+
+    def ask(ledger: Ledger) -> Any:
+        return ledger.claim("b", token, "n", "w", stands_by=True)
+
+    def end(ledger: Ledger) -> Any:
+        return ledger.finish("a", by.token("a"), "completed")
+
+    claimed, _ = by.at_once([ask, end])
     assert claimed.granted
     assert by.ledger.claim("c", by.token("c"), "n", "w", stands_by=True).answer == "stale"
     assert states(by) == ["completed", "running", "waiting"], "c stood by for as long as it may"

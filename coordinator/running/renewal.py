@@ -26,6 +26,9 @@ logger = logging.getLogger("coordinator")
 RENEW_INTERVAL = 1.0
 LOOK_INTERVAL, BRIEF_INTERVAL = 0.5, 0.25
 
+#: From how many seconds on a lease takes no notice of half a second.
+LONG_LEASE = 10.0
+
 #: Ticks of the ledger a second of all workers together, and seconds between two of one worker at most: a thousand
 #: workers that ticked as often as one would keep Redis busy with nothing else. What is due starts half a second late.
 TICKS, TICK_MOST = 20, 5.0
@@ -135,7 +138,7 @@ class Renewal(threading.Thread):
         self.ledger, self.worker, self.reopen, self.can_kill = ledger, worker, reopen, can_kill
         self.guard = Guard("children" if can_kill else "worker")
         self.lease = lease_seconds
-        self.tick_every, self._tick_at = LOOK_INTERVAL, 0.0
+        self.tick_every, self._tick_at = BRIEF_INTERVAL, 0.0
         self.registered = False
         self.fenced = 0
         #: Whether the worker wants to fetch, and whether the guard is ready for that.
@@ -187,9 +190,12 @@ class Renewal(threading.Thread):
 
     def _pause(self, renew_at: float) -> float:
         settled = self.registered and self.armed and not self._left_at and renew_at
-        return (
-            max(BRIEF_INTERVAL, min(LOOK_INTERVAL, self.lease / 8)) if settled else BRIEF_INTERVAL
-        )
+        return self._interval if settled else BRIEF_INTERVAL
+
+    @property
+    def _interval(self) -> float:
+        # Of a short lease a tenth that passes without a tick counts as a step of the clock; see lua/tick.lua.
+        return LOOK_INTERVAL if self.lease >= LONG_LEASE else BRIEF_INTERVAL
 
     def _tick(self) -> None:
         if time.monotonic() >= self._tick_at:
@@ -318,7 +324,7 @@ class Renewal(threading.Thread):
         self.registered = True
         self._farewell = not queues
         self.lease = answer.lease_ms / 1000
-        self.tick_every = min(TICK_MOST, max(LOOK_INTERVAL, answer.workers / TICKS))
+        self.tick_every = min(TICK_MOST, max(self._interval, answer.workers / TICKS))
         self._extend(before)
         for job_id in answer.lost:
             self.stopping.kill(job_id, hand, "it is no longer this worker's", CLAIM_SECONDS)
