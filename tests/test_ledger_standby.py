@@ -273,45 +273,68 @@ class World:
         self.stood = 0
         self.alive = {"w", "x"}
 
-    def step(self) -> None:  # noqa: C901 - one branch an operation
-        at, choose = self.at, self.random.choice
-        often = ["submit", "submit", "fetch", "finish", "resume"]
-        do = choose(often * 4 + ["wait", "cancel", "hold", "die", "tick"])
-        running = sorted(job_id for job_id, begun in self.hand.items() if begun)
-        standing = sorted(job_id for job_id, begun in self.hand.items() if not begun)
-        if do == "submit":
-            self.number += 1
-            models = self.random.sample("mno", choose([1, 1, 1, 2]))
-            more: dict[str, Any] = {"priority": choose([3, 5, 5])}
-            at.submit(f"j{self.number}", *models, **more)
-        elif do == "fetch" and (found := at.redis.lindex("q", -1)):
+    OFTEN = ("submit", "submit", "fetch", "finish", "resume")
+    SELDOM = ("wait", "cancel", "hold", "die", "tick")
+
+    def step(self) -> None:
+        getattr(self, self.random.choice(self.OFTEN * 4 + self.SELDOM))()
+
+    def one_of(self, begun: bool) -> str | None:
+        found = sorted(job_id for job_id, runs in self.hand.items() if runs == begun)
+        return self.random.choice(found) if found else None
+
+    def model(self) -> str:
+        return f"model:{self.random.choice('mno')}"
+
+    def submit(self) -> None:
+        self.number += 1
+        models = self.random.sample("mno", self.random.choice([1, 1, 1, 2]))
+        more: dict[str, Any] = {"priority": self.random.choice([3, 5, 5])}
+        self.at.submit(f"j{self.number}", *models, **more)
+
+    def fetch(self) -> None:
+        if found := self.at.redis.lindex("q", -1):
             self.ask(found.split('"id":"')[1].split('"')[0], "first")
-        elif do == "wait" and standing:
-            self.ask(choose(standing), "last")
-        elif do == "finish" and running:
-            job_id = choose(running)
+
+    def wait(self) -> None:
+        if job_id := self.one_of(begun=False):
+            self.ask(job_id, "last")
+
+    def finish(self) -> None:
+        if job_id := self.one_of(begun=True):
             del self.hand[job_id]
-            finish(at, job_id, choose(["completed"] * 4 + ["failed", "released", "lost"]))
-            for other in standing:
-                if at.redis.lpop(f"t:turn:{at.token(other)}"):
-                    self.ask(other, "last")
-        elif do == "cancel" and standing:
-            at.ledger.cancel(choose(standing), "no more", "me")
-        elif do == "hold" and self.random.random() < 0.2:
-            at.ledger.hold(f"model:{choose('mno')}", "for a while")
-        elif do == "resume":
-            at.ledger.resume(f"model:{choose('mno')}", "me")
-        elif do == "die" and self.random.random() < 0.2:
-            worker = choose(sorted(self.alive))
-            at.redis.zadd("t:workers", {worker: at.now() - 1})
-            at.ledger.tick()
-            for job_id in [*self.hand]:
-                if at.state(job_id, "worker") != worker and self.hand[job_id]:
-                    continue
-                del self.hand[job_id]
-            at.work(worker, slots=20)
-        else:
-            at.ledger.tick()
+            outcomes = ["completed"] * 4 + ["failed", "released", "lost"]
+            finish(self.at, job_id, self.random.choice(outcomes))
+        for other in sorted(job_id for job_id, begun in self.hand.items() if not begun):
+            if self.at.redis.lpop(f"t:turn:{self.at.token(other)}"):
+                self.ask(other, "last")
+
+    def cancel(self) -> None:
+        if job_id := self.one_of(begun=False):
+            self.at.ledger.cancel(job_id, "no more", "me")
+
+    def hold(self) -> None:
+        if self.random.random() < 0.2:
+            self.at.ledger.hold(self.model(), "for a while")
+
+    def resume(self) -> None:
+        self.at.ledger.resume(self.model(), "me")
+
+    def tick(self) -> None:
+        self.at.ledger.tick()
+
+    def die(self) -> None:
+        if self.random.random() < 0.8:
+            return
+        worker = self.random.choice(sorted(self.alive))
+        self.at.redis.zadd("t:workers", {worker: self.at.now() - 1})
+        self.at.ledger.tick()
+        self.hand = {
+            job_id: begun
+            for job_id, begun in self.hand.items()
+            if begun and self.at.state(job_id, "worker") != worker
+        }
+        self.at.work(worker, slots=20)
 
     def ask(self, job_id: str, process: str) -> None:
         answer = claim(self.at, job_id, process, self.random.choice(sorted(self.alive)))
