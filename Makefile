@@ -51,7 +51,7 @@ peers: ## Install the queues that bench-peers compares with into build/peers (th
 	$(PEERS)/venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
 		-r benchmarks/peers/requirements.lock
 	@mkdir -p $(PEERS)/node && cp benchmarks/peers/package.json benchmarks/peers/package-lock.json $(PEERS)/node
-	@if command -v npm >/dev/null; then cd $(PEERS)/node && npm ci --silent --ignore-scripts --no-audit --no-fund; \
+	@if command -v npm >/dev/null; then cd $(PEERS)/node && npm install --no-save --silent --ignore-scripts --no-audit --no-fund; \
 		else echo "npm is not here: BullMQ will be reported as not installed"; fi
 
 bench-peers: $(STAMP) peers ## Measure the same jobs on other projects' queues (half an hour)
