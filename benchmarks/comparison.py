@@ -20,7 +20,7 @@ RETRYING = dict.fromkeys((_RECIPE, "dramatiq-mutex", "huey-lock", "bullmq-lock")
 
 _NOTE = (
     " Peers are run as their documentation begins, from an installation of their own; what they have for one job per "
-    "model is in the name (*limit*, *mutex*, *lock*), the bare names have no per-key exclusion."
+    "model is in the name (*limit*, *mutex*, *lock*, *queues*), the bare names have no per-key exclusion."
 )
 
 

@@ -102,5 +102,14 @@ PEERS = {
             ordered=True,
         ),
         *_pair("bullmq", "bullmq.cjs", "BullMQ on Node", "lock", "SET NX, else delayed by 0.1 s"),
+        Peer(
+            "bullmq-queues",
+            "BullMQ on Node, a queue per model of global concurrency 1, all models known beforehand",
+            {"BENCH_LOCK": "queue", "NODE_PATH": str(NODE_MODULES)},
+            locked=True,
+            ordered=True,
+            package="bullmq",
+            file="bullmq.cjs",
+        ),
     )
 }

@@ -1,4 +1,5 @@
-// BullMQ on Node: a process per slot; one job per model by a lock of the usual recipe, else delayed.
+// BullMQ on Node: a process per slot. One job per model by a lock of the usual recipe, else delayed (BENCH_LOCK is 1);
+// or by a queue per model with a global concurrency of 1, where all models are known beforehand (BENCH_LOCK is queue).
 "use strict";
 
 const { spawn } = require("node:child_process");
@@ -11,6 +12,7 @@ const IORedis = require("ioredis");
 const URL = process.env.BENCH_BROKER;
 const FOLDER = process.env.BENCH_FOLDER;
 const LOCK = process.env.BENCH_LOCK === "1";
+const QUEUE_PER_MODEL = process.env.BENCH_LOCK === "queue";
 const BEGIN = process.env.BENCH_BEGIN === "1";
 const QUEUE = "bench";
 const LOCK_TTL = 120_000;
@@ -18,6 +20,7 @@ const AGAIN_MS = 100;
 // Starts of single calls are told up to this number of jobs.
 const DETAILS = 1000;
 
+const [role, name, slots] = process.argv.slice(2);
 const connection = () => new IORedis(URL, { maxRetriesPerRequest: null });
 // Node's clock is CLOCK_MONOTONIC, which all processes of the machine share.
 const now = () => process.hrtime.bigint();
@@ -43,6 +46,53 @@ async function run({ number, ms, crash }) {
   write("ran", number, began);
 }
 
+function listen(name, work) {
+  const worker = new Worker(name, work, { connection: connection(), concurrency: 1 });
+  worker.on("error", (error) => console.error(error.message));
+  return worker;
+}
+
+// Each model is served by one process of each worker, as soon as its queue is announced.
+async function serve(index, slots) {
+  const [redis, news] = [connection(), connection()];
+  const served = new Set();
+  const start = async (model) => {
+    if (served.has(model) || Number(model.match(/\d+$/)[0]) % slots !== index) return;
+    served.add(model);
+    await listen(`${QUEUE}-${model}`, (job) => run(job.data)).waitUntilReady();
+    await redis.incr(`serving:${model}`);
+  };
+  news.on("message", (_, model) => start(model));
+  await news.subscribe("models");
+  for (const model of await redis.smembers("models")) await start(model);
+}
+
+// Of the producer alone.
+const shared = role === "producer" ? connection() : null;
+const queues = new Map();
+async function queueOf(model) {
+  if (!queues.has(model)) {
+    const queue = new Queue(`${QUEUE}-${model}`, { connection: shared });
+    await queue.setGlobalConcurrency(1);
+    queues.set(model, queue);
+  }
+  return queues.get(model);
+}
+
+// Announces the models of a batch, and returns once all workers serve them.
+async function announce(models) {
+  const workers = fs.readdirSync(path.join(FOLDER, "ready")).length;
+  for (const model of models) {
+    if (queues.has(model)) continue;
+    await queueOf(model);
+    await shared.sadd("models", model);
+    await shared.publish("models", model);
+  }
+  for (const model of models) {
+    while (Number(await shared.get(`serving:${model}`)) < workers) await sleep(5);
+  }
+}
+
 function slot() {
   const redis = connection();
   const work = async (job, token) => {
@@ -59,18 +109,22 @@ function slot() {
       await redis.del(key);
     }
   };
-  const worker = new Worker(QUEUE, work, { connection: connection(), concurrency: 1 });
-  worker.on("error", (error) => console.error(error.message));
+  listen(QUEUE, work);
 }
 
 function main(name, slots) {
   for (let i = 0; i < slots; i += 1) {
-    spawn(process.execPath, [__filename, "slot"], { stdio: "inherit" });
+    spawn(process.execPath, [__filename, "slot", String(i), String(slots)], { stdio: "inherit" });
   }
   fs.writeFileSync(path.join(FOLDER, "ready", name), "");
 }
 
 async function submit(queue, batch) {
+  const modelOf = (i) => `${batch.prefix}${i % batch.models}`;
+  if (QUEUE_PER_MODEL) {
+    const count = Math.min(batch.models, batch.count);
+    await announce([...Array(count).keys()].map(modelOf));
+  }
   const starts = [];
   const took = [];
   const cpu = process.cpuUsage();
@@ -81,9 +135,10 @@ async function submit(queue, batch) {
       if (left > 0) await sleep(left);
       due += BigInt(Math.round(batch.every * 1e9));
     }
-    const model = `${batch.prefix}${i % batch.models}`;
+    const model = modelOf(i);
+    const target = QUEUE_PER_MODEL ? queues.get(model) : queue;
     const start = now();
-    await queue.add("work", { number: batch.first + i, model, ms: batch.ms, crash: batch.crash });
+    await target.add("work", { number: batch.first + i, model, ms: batch.ms, crash: batch.crash });
     took.push(Number(now() - start));
     starts.push(start);
   }
@@ -101,7 +156,7 @@ async function submit(queue, batch) {
 }
 
 async function produce() {
-  const queue = new Queue(QUEUE, { connection: connection() });
+  const queue = new Queue(QUEUE, { connection: shared });
   await queue.waitUntilReady();
   console.log('{"ready": true}');
   for await (const line of readline.createInterface({ input: process.stdin })) {
@@ -110,7 +165,7 @@ async function produce() {
   process.exit(0);
 }
 
-const [role, name, slots] = process.argv.slice(2);
 if (role === "worker") main(name, Number(slots));
+else if (role === "slot" && QUEUE_PER_MODEL) serve(Number(name), Number(slots));
 else if (role === "slot") slot();
 else produce();

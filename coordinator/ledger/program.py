@@ -11,7 +11,7 @@ import re
 from functools import cache
 from importlib.resources import files
 
-_ADMITTING = ("jobs", "capacity", "wide", "classes", "standby", "admission", "ending")
+_ADMITTING = ("jobs", "capacity", "wide", "classes", "starting", "standby", "admission", "ending")
 _ADMISSION = ("epoch", *_ADMITTING)
 
 #: Which parts an operation needs, if not those of admission.

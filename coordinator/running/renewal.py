@@ -1,21 +1,19 @@
-"""Renewal: the thread of a worker's main process that keeps its lease, and its line to the guard."""
+"""Renewal: the thread of a worker's main process that keeps its lease."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import IO, Any, Protocol, cast
+from typing import Any, Protocol
 
 from coordinator.errors import CoordinatorError, LedgerClosed, LedgerUnavailable
 from coordinator.ledger import Ledger
+from coordinator.running.guard_line import GuardLine
 from coordinator.running.idleness import Idleness
 from coordinator.running.stopping import HARD_STOP, InHand, Stopping
 
@@ -66,50 +64,6 @@ class WorkerView(Protocol):
     def report(self) -> dict[str, Any]: ...
 
 
-class Guard:
-    """The worker's end of the guard process; see ``coordinator.running.guard``.
-
-    Args:
-        mode: ``children`` when the pool runs jobs in processes, else ``worker``.
-    """
-
-    def __init__(self, mode: str) -> None:
-        self.mode = mode
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> IO[bytes]:
-        """Start the process; returns what it reads."""
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "coordinator.running.guard", self.mode, str(os.getpid())],
-            stdin=subprocess.PIPE,
-            start_new_session=True,
-        )
-        return cast("IO[bytes]", self.process.stdin)
-
-    def tell(self, until: float | None, over: bool = False) -> None:
-        """Say until when the lease is good, None when no job can run, and whether the worker ends in order."""
-        line = json.dumps({"until": until, "over": over}).encode() + b"\n"
-        try:
-            process = self.process
-            alive = process is not None and process.poll() is None
-            pipe = process.stdin if process is not None and alive else self.start()
-            if pipe is not None:
-                pipe.write(line)
-                pipe.flush()
-        except (BrokenPipeError, OSError) as error:
-            logger.error("[COORDINATOR] the guard does not answer, starting another: %s", error)
-            self.process = None
-
-    def stop(self) -> None:
-        """End the guard; the pool is stopped, so there is nothing left to guard."""
-        if self.process is not None and self.process.stdin is not None:
-            self.tell(None, over=True)
-        if self.process is not None and self.process.stdin is not None:
-            with contextlib.suppress(OSError):
-                self.process.stdin.close()
-            self.process.wait(timeout=5)
-
-
 class Renewal(threading.Thread):
     """Renews the worker's lease once a second and carries out what the answers say.
 
@@ -136,7 +90,7 @@ class Renewal(threading.Thread):
         self.shutdown_seconds = shutdown_seconds
         super().__init__(name="coordinator-renewal", daemon=True)
         self.ledger, self.worker, self.reopen, self.can_kill = ledger, worker, reopen, can_kill
-        self.guard = Guard("children" if can_kill else "worker")
+        self.guard = GuardLine("children" if can_kill else "worker")
         self.lease = lease_seconds
         self.tick_every, self._tick_at = BRIEF_INTERVAL, 0.0
         self.registered = False
