@@ -279,6 +279,7 @@ def register(app: Celery) -> None:
     task(name="slow", bind=True, rate_limit="1/s", models=models_of)(play)
     task(name="silent", bind=True, ignore_result=True)(play)
     task(name="once", bind=True, max_retries=0)(play)
+    task(name="unretried", bind=True, autoretry_for=())(play)
     task(name="forever", bind=True, max_retries=None, **quick)(play)
     task(name="limited", bind=True, soft_time_limit=0.3)(play)
     task(name="killed", bind=True, time_limit=0.3, models=models_of)(play)

@@ -294,6 +294,21 @@ def test_a_job_that_kills_its_process_is_given_up_and_its_caller_learns_it(
     assert shared.get(once) == 1
 
 
+def test_no_retries_after_failures_and_a_second_chance_after_a_crash(shared: Installation) -> None:
+    task = shared.task("unretried")
+    failing, dying = task.delay(["fail", "ValueError"]), task.delay(["die", 1], ["give", 1])
+    with pytest.raises(ValueError, match="as told"):
+        shared.get(failing)
+    shared.becomes(failing, "failed")
+    assert shared.get(dying) == 1
+    assert [shared.runs(result) for result in (failing, dying)] == [1, 2]
+    without = shared.task("once").delay(["die", 1], ["give", 1])
+    with pytest.raises(WorkerLostError, match="lost its worker 1 times"):
+        shared.get(without)
+    shared.becomes(without, "unprocessable")
+    assert shared.runs(without) == 1
+
+
 def test_a_task_that_exits_its_process_comes_back(shared: Installation) -> None:
     result = shared.task("play").apply_async((["leave"],), max_retries=0)
     with pytest.raises(WorkerLostError):

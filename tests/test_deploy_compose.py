@@ -94,6 +94,13 @@ def test_each_service_is_restarted_limited_and_not_open_to_the_world(name: str) 
         assert (ROOT / source).is_dir() if source.startswith(".") else source in COMPOSE["volumes"]
 
 
+@pytest.mark.parametrize("name", [name for name in READY if name != "beat"])
+def test_a_stopped_worker_gives_its_jobs_back_before_it_is_killed(name: str) -> None:
+    service = SERVICES[name]
+    assert service["stop_grace_period"] == "2m"
+    assert 30 <= int(service["environment"]["COORDINATOR_SHUTDOWN_SECONDS"]) <= 110
+
+
 def test_only_redis_and_the_database_are_on_the_inner_network_alone() -> None:
     assert COMPOSE["networks"]["inside"]["internal"] is True
     assert {name for name, one in SERVICES.items() if one["networks"] == ["inside"]} == {

@@ -73,6 +73,8 @@ def test_a_stopped_worker_has_time_and_leaves_nothing_behind() -> None:
     service = unit(ROOT / "deploy" / "systemd" / "coordinator-worker@.service")["Service"]
     assert service["KillMode"] == "mixed", "the main process is told, all are ended at last"
     assert int(service["TimeoutStopSec"]) >= 60
+    given = dict(word.split("=", 1) for word in shlex.split(service["Environment"]))
+    assert 30 <= int(given["COORDINATOR_SHUTDOWN_SECONDS"]) <= int(service["TimeoutStopSec"]) - 10
 
 
 def test_every_pod_is_restricted_and_every_container_known() -> None:
