@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -278,6 +279,46 @@ def test_tokens_grow_across_a_wipe(at: Installation, redis_client: redis.Redis) 
     at.ledger.renew("w", ["q"], 4)
     at.ledger.tick()
     assert int((at.ledger.job("a") or {})["token"]) > before
+
+
+def test_an_older_database_tells_what_it_knew_and_tokens_grow_with_the_epoch_it_is_given(
+    at: Installation, redis_client: redis.Redis
+) -> None:
+    at.submit("ended", "m")
+    at.submit("waiting", "m")
+    at.settle()
+    saved = at.store.unfinished()
+    redis_client.flushall()
+    assert at.restorer().ensure_open()
+    at.ledger.redis.hset("coordinator:meta", "admit_at", 0)
+    at.ledger.renew("w", ["q"], 4)
+    at.ledger.tick()
+    seen = at.start("ended")
+    at.ledger.finish("ended", seen, "completed")
+    at.submit("later", "n")
+    at.settle()
+    epoch = at.ledger.epoch()
+
+    at.store.close()
+    older = at.settings.data_dir / "older.db"
+    at.store = Store(f"sqlite:///{older}")
+    at.store.upgrade()
+    assert at.store.open_epoch() == 1
+    at.store.insert([item.job for item in saved])
+    # Nobody compares the epoch of an open ledger with that of the database.
+    assert at.restorer().ensure_open()
+    assert at.ledger.epoch() == epoch
+    for name in redis_client.scan_iter("coordinator:*"):
+        redis_client.delete(name)
+    with sqlite3.connect(older) as connection:
+        connection.execute("UPDATE coordinator_epochs SET epoch = ?", (epoch,))
+    assert at.restorer().ensure_open()
+    at.ledger.renew("w", ["q"], 4, register=True)
+    at.ledger.redis.hset("coordinator:meta", "admit_at", 0)
+    at.ledger.tick()
+    assert at.ledger.job("later") is None
+    assert (at.ledger.job("waiting") or {})["state"] == "waiting"
+    assert at.start("ended") > seen
 
 
 def test_who_was_frozen_while_restoring_changes_nothing(
