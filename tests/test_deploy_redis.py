@@ -13,6 +13,7 @@ import redis
 from celery import group
 
 from coordinator.errors import InvalidSetting
+from coordinator.observing.marks import Marks
 from coordinator.settings import load
 from tests import celery_app
 from tests.helpers import (
@@ -111,6 +112,9 @@ def test_a_user_with_least_rights_is_enough(
         tmp_path, "--port", str(port), "--aclfile", str(acl(tmp_path)), url=url, executable=find()
     ):
         smoke(open_installation(url, tmp_path))
+        marks = Marks(url, "coordinator:", patience=10)
+        marks.refuse("task", "models: a name that cannot be one")
+        assert marks.conflicts().refused
         with redis.Redis.from_url(url) as client:
             for words in (
                 ("FLUSHALL",),
