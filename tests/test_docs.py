@@ -39,6 +39,7 @@ RUN = (
     "docs/adoption.md",
     "docs/guarantees.md",
     "docs/performance.md",
+    "docs/recipes.md",
 )
 
 #: Pages whose blocks are run elsewhere, or describe machines that tests do not have; all are checked here.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,6 +110,17 @@ def test_the_views_have_the_promised_names_and_columns(path: Path) -> None:
             names = {column["name"] for column in sa.inspect(connection).get_columns(view)}
             assert set(columns.split()) <= names
     assert set(CONTRACT) == set(views.NAMES)
+
+
+def test_the_page_has_the_columns_of_the_views(path: Path) -> None:
+    page = (ROOT / "docs" / "recipes.md").read_text()
+    told = dict(re.findall(r"^\| `(\w+)` \| an? [^|]+ \| (.+) \|$", page, re.MULTILINE))
+    # Of the fifth the other view of executions is made.
+    assert set(told) == set(CONTRACT) - {"workflow_standing"}
+    with opened(path) as connection:
+        for view, columns in told.items():
+            names = [column["name"] for column in sa.inspect(connection).get_columns(view)]
+            assert re.findall(r"`(\w+)`", columns) == names, view
 
 
 def test_the_view_speaks_of_states_like_the_code(path: Path) -> None:
