@@ -13,6 +13,8 @@ from typing import Any
 
 import click
 
+from coordinator.settings import Settings
+
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "deployment.md"
 BEGIN, END = "<!-- sizing: begin -->", "<!-- sizing: end -->"
@@ -105,12 +107,12 @@ def extrapolated(sizing: Sizing) -> dict[str, str]:
         "recorder_job": (f"{peak:.0f} a second at the peak", peak * ms, "cores"),
         "scrape": ("4 a minute", 4 / 60, "cores"),
         "database_job": (
-            f"{given['finished_days']} days (`coordinator_finished_days`) x {a_day}",
+            f"{given['finished_days']} days (`coordinator_finished_days`, {Settings.finished_days:g} by default) x {a_day}",
             kept / gib,
             "GiB",
         ),
         "database_log": (
-            f"{given['log_days']} days (`coordinator_log_days`) x {a_day}",
+            f"{given['log_days']} days (`coordinator_log_days`, {Settings.log_days:g} by default) x {a_day}",
             log / gib,
             "GiB",
         ),
