@@ -17,7 +17,8 @@ INTRODUCTION = """# Command line
 `coordinator VERB`, or `celery -A APP coordinator VERB` once the distribution is installed (`make install` does it; `pip
 install -e .` in a checkout is enough). The app is that of `-A`, of `COORDINATOR_APP`, or `tasks` in the present folder.
 
-- Every verb has `--help`, and `--json` for scripts; what people see may change, the JSON may not.
+- Every verb has `--help`, and `--json` for scripts; what people see may change, the JSON may not. Two have no `--json`:
+  `web` serves until it is ended, and `db export` writes JSON lines in any case.
 - Exit codes: 0 fine, 1 refused or unhealthy, 2 a wrong call. Errors are one line on standard error, and say
   what to do next.
 - Durations are written `90s`, `10m`, `2h`, `24h`, `7d`, or together: `1h30m`.
