@@ -115,6 +115,7 @@ def test_a_user_with_least_rights_is_enough(
         marks = Marks(url, "coordinator:", patience=10)
         marks.refuse("task", "models: a name that cannot be one")
         assert marks.conflicts().refused
+        marks.redis.close()
         with redis.Redis.from_url(url) as client:
             for words in (
                 ("FLUSHALL",),

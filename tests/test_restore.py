@@ -6,6 +6,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -310,7 +311,7 @@ def test_an_older_database_tells_what_it_knew_and_tokens_grow_with_the_epoch_it_
     assert at.ledger.epoch() == epoch
     for name in redis_client.scan_iter("coordinator:*"):
         redis_client.delete(name)
-    with sqlite3.connect(older) as connection:
+    with closing(sqlite3.connect(older)) as connection, connection:
         connection.execute("UPDATE coordinator_epochs SET epoch = ?", (epoch,))
     assert at.restorer().ensure_open()
     at.ledger.renew("w", ["q"], 4, register=True)
