@@ -83,6 +83,10 @@ def _scaled(figure: Figure, factor: float, unit: str) -> str:
     return f"{_range(figure.least * factor, figure.most * factor)} {unit}"
 
 
+def _kept(name: str) -> str:
+    return f"`coordinator_{name}`, {getattr(Settings, name):g} by default"
+
+
 def extrapolated(sizing: Sizing) -> dict[str, str]:
     """Return the arithmetic from each figure to the whole, with its outcome in bold."""
     given, figures = sizing.assumed, sizing.figures
@@ -107,12 +111,12 @@ def extrapolated(sizing: Sizing) -> dict[str, str]:
         "recorder_job": (f"{peak:.0f} a second at the peak", peak * ms, "cores"),
         "scrape": ("4 a minute", 4 / 60, "cores"),
         "database_job": (
-            f"{given['finished_days']} days (`coordinator_finished_days`, {Settings.finished_days:g} by default) x {a_day}",
+            f"{given['finished_days']} days ({_kept('finished_days')}) x {a_day}",
             kept / gib,
             "GiB",
         ),
         "database_log": (
-            f"{given['log_days']} days (`coordinator_log_days`, {Settings.log_days:g} by default) x {a_day}",
+            f"{given['log_days']} days ({_kept('log_days')}) x {a_day}",
             log / gib,
             "GiB",
         ),
