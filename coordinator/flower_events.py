@@ -7,7 +7,6 @@ those ended that no worker had. It reads the store, by index and a page at a tim
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
@@ -79,12 +78,11 @@ class FlowerEvents:
             LedgerUnavailable, StoreUnavailable: not now.
         """
         if not self.ledger.elect(NAME, self.holder, TERM_MS):
-            self._cursors.clear()
+            self._begin_again()
             return 0
         if time.monotonic() - self._began_at >= AGAIN_SECONDS:
             self._began_at = time.monotonic()
-            self._cursors.clear()
-            self._numbers.clear()
+            self._begin_again()
         last = self.ledger.last_event()
         quiet, self._seen = self._seen == (last, last), (self._seen[1], last)
         sent = 0 if quiet else self._follow()
@@ -112,6 +110,11 @@ class FlowerEvents:
     def resign(self) -> None:
         """Give up the term, so that another one need not wait for its end."""
         self.ledger.resign(NAME, self.holder)
+
+    def _begin_again(self) -> None:
+        # Together: what was told counts against what may be told.
+        self._cursors.clear()
+        self._numbers.clear()
 
     def _follow(self) -> int:
         """Tell how those ended that no worker had: it would have told the others."""
@@ -208,8 +211,7 @@ class FlowerStep(bootsteps.StartStopStep):
         while not self.over.wait(LOOK_SECONDS):
             events.tick()
             flush()
-        with contextlib.suppress(CoordinatorError):
-            events.resign()
+        events.resign()
 
     def stop(self, _: Any) -> None:
         self.over.set()

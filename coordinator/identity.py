@@ -1,8 +1,10 @@
-"""Identity of workers: which process of which machine one is, and whether that process lives."""
+"""Who somebody is: which process of which machine a worker is and whether it lives, and who holds a term."""
 
 from __future__ import annotations
 
+import os
 import socket
+import threading
 import zlib
 from functools import cache
 from pathlib import Path
@@ -10,6 +12,11 @@ from pathlib import Path
 from coordinator.family import WORKER_MARK, end, marked
 
 _BOOT, _NUMBERS = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+
+
+def holder() -> str:
+    """Return who takes a singleton's term from this thread: another thread of this process is somebody else."""
+    return f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}"
 
 
 def worker_identity(node: str, pid: int | None = None) -> str:

@@ -77,6 +77,12 @@ class Result:
     value: str | bytes
 
 
+def event_order(event_id: str) -> tuple[int, int]:
+    """Return what sorts the ids of a stream's events as they were written; "" is before all of them."""
+    milliseconds, _, part = event_id.partition("-")
+    return int(milliseconds or 0), int(part or 0)
+
+
 # Not frozen, which would triple the cost of making one; nobody changes it all the same.
 @dataclass(slots=True)
 class Event:

@@ -6,8 +6,6 @@ from __future__ import annotations
 import base64
 import json
 import logging
-import os
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
@@ -31,11 +29,6 @@ T = TypeVar("T")
 _populators: dict[int, QueuePopulator] = {}
 
 
-def holder() -> str:
-    """Return who takes a singleton's term from this process."""
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
 def populator_of(app: Celery) -> QueuePopulator | None:
     """Return this process's populator, or None when the app names no plan."""
     if id(app) not in _populators:
@@ -46,9 +39,7 @@ def populator_of(app: Celery) -> QueuePopulator | None:
         def send(wish: Wish) -> None:
             app.send_task(wish.task, kwargs=wish.kwargs, queue=wish.queue)
 
-        _populators[id(app)] = QueuePopulator(
-            app.coordination.work_queue, load_plan(path), send, holder()
-        )
+        _populators[id(app)] = QueuePopulator(app.coordination.work_queue, load_plan(path), send)
     return _populators[id(app)]
 
 

@@ -118,6 +118,22 @@ def test_one_tells_and_a_new_flower_hears_it_all_again(
     assert second.shown(blocked) == "BLOCKED"
 
 
+def test_who_takes_the_term_back_tells_as_much_as_the_first_time(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coordinator.flower_events.MOST", 1)
+    for _ in range(2):
+        desk.send("m")
+    desk.record()
+    first, second = Told(desk), Told(desk)
+    second.own.holder = "another"
+    assert first.own.tick() == 1
+    first.own.resign()
+    assert (second.own.tick(), first.own.tick()) == (1, 0)
+    second.own.resign()
+    assert first.own.tick() == 1
+
+
 def test_the_login_is_chosen_once_and_given_way_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

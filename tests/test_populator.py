@@ -25,13 +25,13 @@ def wish(depth: int = 2, model: str | None = "m", **more: Any) -> Wish:
     return Wish("work", model, "play", kwargs, depth, "more games", **more)
 
 
-def populator(desk: Desk, *wishes: Wish, holder: str = "here:1") -> QueuePopulator:
+def populator(desk: Desk, *wishes: Wish) -> QueuePopulator:
     app = desk.installation.app
 
     def send(one: Wish) -> None:
         app.send_task(one.task, kwargs=one.kwargs, queue=one.queue)
 
-    return QueuePopulator(desk.queue, lambda: wishes, send, holder)
+    return QueuePopulator(desk.queue, lambda: wishes, send)
 
 
 def only(decisions: tuple[Decision, ...]) -> Decision:
@@ -122,13 +122,12 @@ def test_two_at_once_fill_a_gap_once(desk: Desk, alone: Installation) -> None:
     wishes = [wish(3, f"m{number}") for number in range(5)]
     start = threading.Barrier(4)
 
-    def go(number: int) -> None:
+    def go() -> None:
         start.wait()
         for _ in range(5):
-            # The same process asks from two threads as well.
-            populator(desk, *wishes, holder=f"here:{number // 2}").populate()
+            populator(desk, *wishes).populate()
 
-    threads = [threading.Thread(target=go, args=(number,)) for number in range(4)]
+    threads = [threading.Thread(target=go) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -143,8 +142,24 @@ def test_whoever_comes_second_says_who_decides(desk: Desk) -> None:
     assert (done.added, done.error) == (0, "there:2:3 is deciding")
 
 
+def test_jobs_that_were_added_are_told_when_redis_goes_away_at_the_end(desk: Desk) -> None:
+    app, redis = desk.installation.app, desk.ledger.redis
+
+    def send(one: Wish) -> None:
+        app.send_task(one.task, kwargs=one.kwargs, queue=one.queue)
+        redis.execute_command("REPLICAOF", "127.0.0.1", "1")
+
+    desk.ledger.patience = 0.1
+    try:
+        own = QueuePopulator(desk.queue, lambda: [wish(1)], send)
+        assert own.populate().added == 1
+    finally:
+        redis.execute_command("REPLICAOF", "NO", "ONE")
+    assert own.last.added == 1
+
+
 def test_its_health_and_last_decision_are_known_to_every_process(desk: Desk) -> None:
-    own, other = populator(desk, wish()), populator(desk, wish(), holder="there:2")
+    own, other = populator(desk, wish()), populator(desk, wish())
     health = other.health_check()
     assert (health["is_healthy"], health["last_populate_time"]) == (False, None)
     own.populate()
@@ -164,7 +179,7 @@ def test_a_plan_that_fails_is_told_and_harms_nothing(desk: Desk) -> None:
     def plan() -> list[Wish]:
         raise KeyError("no such model")
 
-    own = QueuePopulator(desk.queue, plan, print, "here:1")
+    own = QueuePopulator(desk.queue, plan, print)
     assert own.populate().error == "the plan failed: KeyError: 'no such model'"
     health = own.health_check()
     assert not health["is_healthy"]

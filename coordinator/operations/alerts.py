@@ -7,9 +7,6 @@ webhook that does not answer is tried again with the next look, a few times.
 from __future__ import annotations
 
 import logging
-import os
-import socket
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -17,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from coordinator.durations import shown_duration
 from coordinator.errors import LedgerClosed
+from coordinator.identity import holder
 from coordinator.operations.health import HOUR_MS, Health
 
 if TYPE_CHECKING:
@@ -100,13 +98,12 @@ class Alerts(Health):
         Raises:
             LedgerUnavailable, LedgerClosed, StoreUnavailable: not now.
         """
-        holder = f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}"
-        if not self.ledger.elect("alerts", holder, TERM_MS):
+        if not self.ledger.elect("alerts", holder(), TERM_MS):
             return []
         try:
             return self._look()
         finally:
-            self.ledger.resign("alerts", holder)
+            self.ledger.resign("alerts", holder())
 
     def _look(self) -> list[Alert]:
         now, epoch = self.ledger.clock(), self.built_epoch()

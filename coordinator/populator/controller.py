@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from coordinator.errors import CoordinatorError
+from coordinator.identity import holder
 from coordinator.populator.obstacles import (
     Sight,
     backing_off,
@@ -37,17 +37,12 @@ class QueuePopulator:
         work_queue: where the jobs are.
         plan: returns the wishes of this moment.
         send: submits one job for a wish.
-        holder: who decides, unique to this process.
     """
 
     def __init__(
-        self,
-        work_queue: WorkQueue,
-        plan: Callable[[], Sequence[Wish]],
-        send: Send,
-        holder: str,
+        self, work_queue: WorkQueue, plan: Callable[[], Sequence[Wish]], send: Send
     ) -> None:
-        self.work_queue, self.plan, self.send, self._process = work_queue, plan, send, holder
+        self.work_queue, self.plan, self.send = work_queue, plan, send
         self.rounds = Rounds(work_queue.store)
 
     def populate(
@@ -78,15 +73,14 @@ class QueuePopulator:
             # What is there is not all entered yet: it would be submitted a second time.
             return Population(now, error="the ledger is being restored")
         if dry_run:
-            return self._round(now, force, "")
-        holder = f"{self._process}:{threading.get_ident()}"
-        if not ledger.elect(NAME, holder, TERM_MS):
+            return self._round(now, force, send=False)
+        if not ledger.elect(NAME, holder(), TERM_MS):
             return Population(now, error=f"{ledger.leader(NAME)} is deciding")
         try:
-            population = self._round(now, force, holder)
+            population = self._round(now, force, send=True)
             self.rounds.note(population)
         finally:
-            ledger.resign(NAME, holder)
+            ledger.resign(NAME, holder())
         if by is not None and population.added:
             after = f"{population.added} jobs added"
             self.work_queue.store.note("populated", by, reason, after=after, data={"force": force})
@@ -109,7 +103,7 @@ class QueuePopulator:
         """Return is_healthy, message, last_populate_time and items_added_hour, over all processes."""
         return self.rounds.health()
 
-    def _round(self, now: float, force: bool, holder: str) -> Population:
+    def _round(self, now: float, force: bool, send: bool) -> Population:
         try:
             wishes = list(self.plan())
         except CoordinatorError:
@@ -122,9 +116,9 @@ class QueuePopulator:
         sight = look(self.work_queue.ledger, wishes)
         decisions: list[Decision] = []
         for wish in wishes:
-            if holder and not self.work_queue.ledger.elect(NAME, holder, TERM_MS):
+            if send and not self.work_queue.ledger.elect(NAME, holder(), TERM_MS):
                 return Population(now, _added(decisions), tuple(decisions), "it took too long")
-            decisions.append(self._decide(wish, sight, force, send=bool(holder)))
+            decisions.append(self._decide(wish, sight, force, send))
         return Population(now, _added(decisions), tuple(decisions))
 
     def _decide(self, wish: Wish, sight: Sight, force: bool, send: bool) -> Decision:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import threading
 import time
 
 from coordinator.errors import CoordinatorError, LedgerClosed
+from coordinator.identity import holder
+from coordinator.jobs import event_order
 from coordinator.recovery.recorder import NAME
 from coordinator.recovery.records import Records
 
@@ -47,8 +47,7 @@ class CatchingUp(Records):
             if time.monotonic() > deadline:
                 return False
             if self.application is not None and self.ledger.leader(NAME) is None:
-                holder = f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}"
-                recorder = self.application.recorder(holder)
+                recorder = self.application.recorder(holder())
                 try:
                     recorder.tick()
                 finally:
@@ -59,7 +58,7 @@ class CatchingUp(Records):
 
     def _recorded(self, last: str) -> bool:
         oldest = self.ledger.oldest_event()
-        return not last or oldest is None or _order(oldest) > _order(last)
+        return not last or oldest is None or event_order(oldest) > event_order(last)
 
     def built_epoch(self) -> int:
         """Return the present epoch of a ledger that is built.
@@ -87,8 +86,3 @@ class CatchingUp(Records):
             if time.monotonic() > deadline:
                 raise LedgerClosed("the ledger is being restored: try again in a few seconds")
             pause.wait(0.05)
-
-
-def _order(event_id: str) -> tuple[int, int]:
-    milliseconds, _, part = event_id.partition("-")
-    return int(milliseconds or 0), int(part or 0)

@@ -225,10 +225,7 @@ class Recorder:
         if not self.elected:
             return
         self.elected = False
-        try:
-            self.ledger.resign(NAME, self.holder)
-        except _PASSING as error:
-            logger.debug("[COORDINATOR] the recorder's term ends by itself: %s", error)
+        self.ledger.resign(NAME, self.holder)
 
     def _deliver(self, event: Event) -> None:
         row = self.store.job(event.job_id)

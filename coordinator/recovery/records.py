@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from coordinator.embedded import redis_url
 from coordinator.errors import Refused, UnknownJob
+from coordinator.identity import holder
 from coordinator.jobs import Event, Job
 from coordinator.ledger import Ledger
 from coordinator.recovery.restorer import Restorer, configured
@@ -128,8 +127,7 @@ class Records:
         """Restore the ledger if it is of another life of Redis; False while somebody else does."""
         if self.ledger.epoch() is not None:
             return True
-        holder = f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}"
-        restorer = Restorer(self.ledger, self.store, self.settings, self._record, holder)
+        restorer = Restorer(self.ledger, self.store, self.settings, self._record, holder())
         return restorer.ensure_open()
 
     def enrol(self, worker: str, queues: Sequence[str], slots: int) -> None:

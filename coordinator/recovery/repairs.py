@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import threading
 from dataclasses import dataclass, field
 
 from coordinator.author import default_author
 from coordinator.errors import Refused
+from coordinator.identity import holder
 from coordinator.recovery.reconciliation import BATCH, Reconciler, unknown_jobs, unwritten_jobs
 from coordinator.recovery.records import Records
 from coordinator.recovery.restorer import Restorer
@@ -117,5 +115,4 @@ class Repairs(Records):
                 return drifts
 
     def _rebuild(self) -> None:
-        holder = f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}"
-        Restorer(self.ledger, self.store, self.settings, self._record, holder).rebuild()
+        Restorer(self.ledger, self.store, self.settings, self._record, holder()).rebuild()

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from coordinator.errors import CoordinatorError, LedgerClosed
 from coordinator.identity import is_gone
-from coordinator.jobs import Event
+from coordinator.jobs import Event, event_order
 from coordinator.ledger import PROBE_FAILED, Ledger
 from coordinator.settings import Settings
 from coordinator.states import FINAL, State
@@ -99,7 +99,7 @@ class Restorer:
             logger.warning("[COORDINATOR] the restore is given up: %s", error)
             return False
         finally:
-            self._resign()
+            self.ledger.resign(TERM, self.holder)
         return True
 
     def rebuild(self) -> int:
@@ -117,7 +117,7 @@ class Restorer:
                 self.ledger.open(self.ledger.epoch() or 0, "building", [self.holder])
                 return self.restore()
         finally:
-            self._resign()
+            self.ledger.resign(TERM, self.holder)
 
     @contextmanager
     def _holding_the_term(self) -> Iterator[None]:
@@ -143,12 +143,6 @@ class Restorer:
     def _extend(self) -> bool:
         return self.ledger.elect(TERM, self.holder, TERM_MS)
 
-    def _resign(self) -> None:
-        try:
-            self.ledger.resign(TERM, self.holder)
-        except CoordinatorError as error:
-            logger.debug("[COORDINATOR] the restorer's term ends by itself: %s", error)
-
     def restore(self) -> int:
         """Build the ledger again; returns the number of jobs entered.
 
@@ -169,9 +163,9 @@ class Restorer:
             self.ledger.restore(epoch, page, entered, of, _over(page, ended))
             workers.update(item.worker for item in page if item.worker and item.state in _RUNNING)
             self._tell(entered, of)
-        claims, until_ms = self.store.claims(), self.store.hold_ends()
+        claims, ends_ms = self.store.claims(), self.store.hold_ends()
         for owner, needs in claims.items():
-            end_ms = (until_ms[owner],) if owner in until_ms else ()
+            end_ms = (ends_ms[owner],) if owner in ends_ms else ()
             self._build(epoch, "claim", owner, " ".join(needs), *end_ms)
         # Those whose process on this machine is gone will not report: nobody needs to wait for them.
         gone = {worker for worker in workers if is_gone(worker)}
@@ -250,7 +244,7 @@ class Restorer:
         if epoch != self.store.epoch():
             return False
         recorded = self.store.last_recorded(epoch)
-        return recorded is None or _order(recorded) <= _order(last)
+        return recorded is None or event_order(recorded) <= event_order(last)
 
     def _build(self, epoch: int, *arguments: str | float) -> None:
         self.ledger.run("build", epoch, *arguments)
@@ -277,11 +271,6 @@ def _over(page: Sequence[StoredJob], ended: Mapping[str, Event]) -> dict[str, st
         if event and (event.epoch, event.version) > (item.epoch, item.version):
             found[item.job.job_id] = event.verb
     return found
-
-
-def _order(event_id: str) -> tuple[int, int]:
-    milliseconds, _, part = event_id.partition("-")
-    return int(milliseconds or 0), int(part or 0)
 
 
 def configured(settings: Settings) -> dict[str, str]:
