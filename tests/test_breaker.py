@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from coordinator.breaker import Breaker
-from coordinator.errors import InvalidValue, LedgerClosed, Refused
+from coordinator.breaker import Breaker, changes
+from coordinator.errors import InvalidValue, LedgerClosed, Refused, StoreUnavailable
 from coordinator.work_queue import WorkQueue
 from tests.helpers import eventually
 
@@ -248,6 +248,55 @@ def test_a_hold_whose_state_was_lost_is_taken_up(quick: Desk) -> None:
     quick.ledger.hold(DB, "panic:breaker", "9 of 10 failed")
     assert evaluated(quick) == [(DB, "closed", "open")]
     assert breaker(quick).cause == "9 of 10 failed"
+
+
+def test_a_pause_beneath_a_panic_that_was_begun_only_is_there_again_afterwards(
+    quick: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    until = quick.ledger.clock() + 3_600_000
+    quick.queue.pause("training", reason="GPU", by="ann", until_ms=until)
+
+    def away(*_: Any) -> None:
+        raise StoreUnavailable("the database went away")
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(quick.queue.store, "set_condition", away)
+        with pytest.raises(StoreUnavailable):
+            quick.queue.open_panic("queue:training", reason="fire", by="bob")
+    assert [hold.by for hold in quick.queue.get_holds()] == ["panic:bob"]
+    assert evaluated(quick) == [("queue:training", "closed", "open")]
+    # As one that was half-open is opened again.
+    quick.queue.close_panic("queue:training", probe=True)
+    quick.queue.open_panic("queue:training", reason="fire again", by="bob")
+    quick.queue.close_panic("queue:training")
+    (hold,) = quick.queue.get_holds()
+    assert (hold.by, hold.reason, hold.until) == ("ann", "GPU", until / 1000)
+    quick.queue.resume("training", by="ann")
+    quick.queue.open_panic("queue:training")
+    quick.queue.close_panic("queue:training")
+    assert quick.queue.get_holds() == [], "what was resumed does not come back"
+
+
+def test_who_lost_the_term_between_two_moves_makes_no_more(
+    quick: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(8):
+        quick.fail("refused", integration=f"db{number % 2}")
+    monkeypatch.setattr(changes, "TERM_MS", 1)
+    wait, waits = quick.queue.catch_up, list[float]()
+
+    def long_wait(seconds: float = 3.0) -> bool:
+        waits.append(seconds)
+        if len(waits) == 2:
+            eventually(lambda: quick.ledger.elect("breaker", "somebody", 60_000))
+        return wait(seconds)
+
+    monkeypatch.setattr(quick.queue, "catch_up", long_wait)
+    with pytest.raises(Refused, match="try again"):
+        quick.queue.evaluate_panic()
+    assert [hold.resource for hold in quick.queue.get_holds()] == ["integration:db0"]
+    assert breaker(quick, "integration:db0").state == "open", "it was begun, and is finished"
+    assert breaker(quick, "integration:db1").state == "closed"
 
 
 def test_the_emergency_stop_is_resumed_queue_by_queue(quick: Desk) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +10,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from coordinator.breaker.states import BREAKER, HALF_OPEN, OPEN, VERBS, Move, PanicStep
-from coordinator.errors import LedgerClosed, Refused
+from coordinator.errors import Refused
+from coordinator.identity import holder
 from coordinator.ledger import PROBE_FAILED
 from coordinator.operations.holds import PANIC, Holds
 from coordinator.resources import kind_of
@@ -33,6 +32,9 @@ class Changes(Holds):
         step = self._step(move, dry_run)
         if dry_run:
             return step
+        # Anew for each move: those before it may have waited for the database, some seconds each.
+        if not self.ledger.elect(BREAKER, holder(), TERM_MS):
+            raise _not_alone()
         data = {**move.data, "by": move.by, "cause": move.cause}
         # From before anything is done: the first probe begins after it.
         now = self.ledger.clock()
@@ -62,11 +64,15 @@ class Changes(Holds):
         return step
 
     def _open(self, move: Move, data: dict[str, Any]) -> None:
-        held = self.ledger.holds().get(move.scope)
-        if held is not None and not str(held.get("by")).startswith(PANIC):
-            # An operator's pause, which is there again when the panic is over.
+        # An operator's pause is there again when the panic is over. It is kept in panic's hold as well, for whoever
+        # takes that up should this process end before the store has it.
+        held = self.ledger.holds().get(move.scope, {})
+        if held and not str(held.get("by")).startswith(PANIC):
             data["hold"] = {name: held.get(name) for name in ("by", "reason", "until_ms")}
-        self.ledger.hold(move.scope, f"{PANIC}:{move.by}", move.cause)
+        elif held.get("beneath"):
+            data["hold"] = held["beneath"]
+        author = f"{PANIC}:{move.by}"
+        self.ledger.hold(move.scope, author, move.cause, beneath=data.get("hold"))
         self.ledger.end_probing(move.scope)
         self._give_back_limit(move.scope, data)
 
@@ -118,16 +124,16 @@ class Changes(Holds):
         if dry_run:
             yield
             return
-        holder = f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}"
         deadline, pause = time.monotonic() + seconds, threading.Event()
-        while not self.ledger.elect(BREAKER, holder, TERM_MS):
+        while not self.ledger.elect(BREAKER, holder(), TERM_MS):
             if time.monotonic() > deadline:
-                raise Refused("somebody else changes circuit breakers: try again in a moment")
+                raise _not_alone()
             pause.wait(0.05)
         try:
             yield
         finally:
-            try:
-                self.ledger.resign(BREAKER, holder)
-            except LedgerClosed as error:
-                logger.debug("[COORDINATOR] the term ends by itself: %s", error)
+            self.ledger.resign(BREAKER, holder())
+
+
+def _not_alone() -> Refused:
+    return Refused("somebody else changes circuit breakers: try again in a moment")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from coordinator.ledger.answers import Renewal
@@ -86,11 +86,27 @@ class Capacity(Scripts):
                 break
         return answer
 
-    def hold(self, resource: str, by: str, reason: str = "", until_ms: int | None = None) -> None:
-        """Hold a resource: nothing that needs it starts after this returned."""
+    def hold(
+        self,
+        resource: str,
+        by: str,
+        reason: str = "",
+        until_ms: int | None = None,
+        beneath: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Hold a resource: nothing that needs it starts after this returned.
+
+        Args:
+            resource: what; a hold that it has is replaced.
+            by, reason: kept with it.
+            until_ms: when it ends by itself (Unix milliseconds); None is never.
+            beneath: the hold that is there again after this one, kept with it for whoever ends it.
+        """
         note: dict[str, Any] = {"by": by, "reason": reason}
         if until_ms:
             note["until_ms"] = until_ms
+        if beneath:
+            note["beneath"] = dict(beneath)
         self.run("hold", resource, encoded(note))
 
     def resume(self, resource: str, by: str, reason: str = "") -> bool:
