@@ -6,6 +6,7 @@ costs them a moment only.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -126,37 +127,15 @@ def scale_pool(state: Any, slots: int = 0) -> Any:
     if slots > before:
         pool.grow(slots - before)
     elif slots < before:
-        _shrink(pool, before - slots)
+        # It says so when fewer than that were idle (see ``children.spare_assigned``); those it has ended.
+        with contextlib.suppress(ValueError):
+            pool.shrink(before - slots)
     after = pool.num_processes
     if after != before:
         state.consumer._update_prefetch_count(after - before)
         # Else it would look at its processes only some seconds later.
         getattr(pool, "maintain_pool", lambda: None)()
     return {"ok": f"{after} slots", "slots": after}
-
-
-def _shrink(pool: Any, number: int) -> None:
-    own: Any = getattr(pool, "_pool", None)
-    if not hasattr(own, "_worker_active"):
-        pool.shrink(number)
-        return
-    # Not by the pool's own shrink: it takes a process for idle that has been sent a job and has not said that it
-    # began, and one that it has just ended.
-    chosen = set()
-    for job in own._cache.values():
-        chosen |= {id(getattr(job, name, None)) for name in ("_scheduled_for", "_write_to")}
-    for process in list(own._pool):
-        if number <= 0:
-            return
-        ended = process._controlled_termination or id(process) in chosen
-        if ended or own._worker_active(process):
-            continue
-        own._processes -= 1
-        if own._putlock:
-            own._putlock.shrink()
-        process.terminate_controlled()
-        own.on_shrink(1)
-        number -= 1
 
 
 def _without_secrets(shown: Any, name: str = "") -> Any:

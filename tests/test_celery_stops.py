@@ -267,6 +267,21 @@ def test_a_pool_that_shrinks_spares_whom_it_has_just_sent_a_job(alone: Installat
     assert alone.runs(result) == 1
 
 
+def test_a_pool_that_shrinks_twice_in_a_row_ends_two(alone: Installation) -> None:
+    with alone.worker(concurrency=3) as worker:
+        children = pool_of(psutil.Process(worker.pid))
+        to = {"destination": [worker.node], "reply": True, "timeout": 10}
+        # The first that is ended is still there when the second is chosen.
+        for child in children:
+            child.suspend()
+        for _ in range(2):
+            assert "will shrink" in str(alone.app.control.pool_shrink(1, **to))
+        for child in children:
+            child.resume()
+        eventually(lambda: [one.is_running() for one in children].count(True) == 1, 30)
+        assert alone.get(alone.play(["give", 5])) == 5
+
+
 def test_the_slots_are_those_an_autoscaled_pool_may_have(alone: Installation) -> None:
     gate = alone.gate()
     with alone.worker("--autoscale", "3,1", concurrency=1) as worker:

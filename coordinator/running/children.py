@@ -39,24 +39,29 @@ def follow_exits(pool: Any) -> None:
 
 
 def spare_assigned(pool: Any) -> None:
-    """Make a prefork pool that shrinks spare the children that have been sent a job.
+    """Make a prefork pool that shrinks spare the children that have been sent a job, and end none twice.
 
     Celery takes for idle whoever has not yet said that it began: a job that was on its way, or had just begun,
-    was killed, which counts as an attempt.
+    was killed, which counts as an attempt. And whoever it has just ended, so that a pool that shrinks twice in a
+    row counted one child as two.
 
     Args:
         pool: Celery's pool as a worker has it; any other than prefork is left alone.
     """
     processes: Any = getattr(pool, "_pool", None)
-    if not hasattr(processes, "_event_process_exit"):
+    if not hasattr(processes, "_worker_active"):
         return
     active = processes._worker_active
 
     def worker_active(process: Any) -> bool:
-        return active(process) or any(
-            process in (job._write_to, job._scheduled_for)
-            for job in list(processes._cache.values())
-            if hasattr(job, "_write_to")
+        return (
+            process._controlled_termination
+            or active(process)
+            or any(
+                process in (job._write_to, job._scheduled_for)
+                for job in list(processes._cache.values())
+                if hasattr(job, "_write_to")
+            )
         )
 
     processes._worker_active = worker_active
