@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from coordinator.errors import InvalidValue
+from coordinator.errors import InvalidValue, LedgerUnavailable
 from coordinator.operations.holds import CONFIGURATION, paused_by, way_out
 from coordinator.work_queue import WorkQueue
 from tests.helpers import eventually
@@ -108,6 +108,26 @@ def test_a_queue_starts_paused_when_it_is_first_seen_and_never_again(
     desk.queue.wait_until_open()
     desk.queue.configure()
     assert desk.queue.get_holds() == []
+
+
+def test_a_queue_that_could_not_be_paused_when_it_was_first_seen_is_paused_later(
+    alone: Installation,
+    open_desk: Callable[[Installation], Desk],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    alone.conf["coordinator_queues"] = {"training": {"paused": True}}
+    desk = open_desk(alone)
+
+    def away(*_: Any) -> None:
+        raise LedgerUnavailable("Redis went away")
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(desk.ledger, "hold", away)
+        with pytest.raises(LedgerUnavailable):
+            desk.queue.configure()
+    assert desk.queue.get_holds() == []
+    desk.queue.configure()
+    assert [hold.source for hold in desk.queue.get_holds()] == [CONFIGURATION]
 
 
 @pytest.mark.parametrize(

@@ -127,9 +127,13 @@ class Holds(CatchingUp):
         A queue that is configured to start paused is paused the first time it is seen, and never again.
         """
         super().configure()
-        for name, queue in self.settings.queues.items():
-            if queue.paused and self.store.first_pause(name):
+        paused = [name for name, queue in self.settings.queues.items() if queue.paused]
+        noted = self.store.totals() if paused else {}
+        for name in paused:
+            if ("paused", name, CONFIGURATION) not in noted:
                 self.ledger.hold(queue_resource(name), CONFIGURATION, "the queue starts paused")
+                # Only now: a process that ended in between would have noted a pause that never was.
+                self.store.first_pause(name)
 
     def known_queues(self) -> set[str]:
         """Return the queues that are configured, declared by the app, consumed, or have jobs."""
