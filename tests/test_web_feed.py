@@ -100,6 +100,34 @@ def test_who_falls_behind_is_cut_off_and_told_the_rest_later(
     asyncio.run(act())
 
 
+def test_the_reader_outlives_what_nobody_thought_of(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def act() -> None:
+        threads = Threads(20)
+        feed = Feed(desk.queue, threads)
+        lines = await feed.listen(every)
+        look, failures = feed._look, [KeyError("what nobody thought of")] * 2
+
+        def stumbling() -> list[AuditEntry]:
+            if failures:
+                raise failures.pop()
+            return look()
+
+        monkeypatch.setattr(feed, "_look", stumbling)
+        await threads.run(lambda: desk.queue.store.note("first", "ann"))
+        assert (await next_entry(lines))["event"] == "first", "nothing is missed"
+        assert failures == []
+        feed.close()
+        threads.close()
+
+    asyncio.run(act())
+    told = [record for record in caplog.records if record.exc_info]
+    assert [record.getMessage() for record in told] == [
+        "[COORDINATOR] no live updates; tried again until it works"
+    ]
+
+
 def test_too_many_are_refused_and_those_who_never_began_are_forgotten(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

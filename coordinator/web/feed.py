@@ -136,23 +136,33 @@ class Feed:
         listener.line.put_nowait(None)
 
     async def _read(self) -> None:
+        failed = False
         while True:
             await asyncio.sleep(LOOK)
             try:
-                found = await self._threads.run(self._look)
+                self._tell(await self._threads.run(self._look))
             except (CoordinatorError, Failed) as error:
                 # It will be back, and nothing is missed: the next look begins where the last one ended.
                 logger.debug("[COORDINATOR] no live updates at this moment: %s", error)
-                continue
-            for listener in list(self._listeners):
-                for entry in found:
-                    if not listener.wanted(entry):
-                        continue
-                    if listener.line.qsize() >= BEHIND:
-                        # It comes again and says where it was; waiting for it would fill the memory.
-                        self._end(listener)
-                        break
-                    listener.line.put_nowait(entry)
+            except Exception:
+                # It must outlive what nobody thought of: without it all who listen hear nothing any more, and it is
+                # started for the first of them only.
+                if not failed:
+                    logger.exception("[COORDINATOR] no live updates; tried again until it works")
+                failed = True
+            else:
+                failed = False
+
+    def _tell(self, found: list[AuditEntry]) -> None:
+        for listener in list(self._listeners):
+            for entry in found:
+                if not listener.wanted(entry):
+                    continue
+                if listener.line.qsize() >= BEHIND:
+                    # It comes again and says where it was; waiting for it would fill the memory.
+                    self._end(listener)
+                    break
+                listener.line.put_nowait(entry)
 
     def _begin(self) -> None:
         latest = self._queue.get_audit(limit=1)
