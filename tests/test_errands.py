@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.errors import CoordinatorError
-from coordinator.recovery.errands import Errands, said_of, settings_of
+from coordinator.recovery.errands import Errands, _answer, said_of, settings_of
 from coordinator.recovery.records import Records
 from coordinator.recovery.restorer import TERM, configured
 from coordinator.settings import QueueSettings, Settings
@@ -102,6 +102,31 @@ def test_a_ledger_that_cannot_be_opened_is_not_tried_at_every_tick(settings: Set
     errands._again_at = 0.0
     with pytest.raises(CoordinatorError, match="cannot be used"):
         errands.ensure_open()
+
+
+@pytest.mark.parametrize("answer", ['{"answer": [true]}', '{"error": "no such table"}'])
+def test_lines_of_others_are_logged_and_harm_nothing(
+    answer: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    others = ["a warning", "3", "null", '{"text": "of a logger"}', '["x"', "\\xff"]
+    told = json.dumps({"level": logging.INFO, "text": "epoch 1"})
+    lines = "\n".join([*others[:3], told, answer, *others[3:], ""])
+    process = subprocess.Popen(
+        [sys.executable, "-c", f'import sys; sys.stdout.buffer.write(b"""{lines}""")'],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+        errors="backslashreplace",
+    )
+    with caplog.at_level(logging.INFO, "coordinator"):
+        if "error" in answer:
+            with pytest.raises(CoordinatorError, match="no such table"):
+                _answer(process, "")
+        else:
+            assert _answer(process, "") == [True]
+    said = [record.getMessage() for record in caplog.records]
+    assert said.pop(3) == "epoch 1"
+    assert said == [f"[COORDINATOR] the process for the store wrote: {other}" for other in others]
 
 
 def test_an_errand_that_cannot_be_read_ends_with_its_code() -> None:

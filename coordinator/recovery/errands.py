@@ -108,6 +108,8 @@ class Errands:
                     stdout=subprocess.PIPE,
                     env=environment,
                     encoding="utf-8",
+                    # What is no text comes from somebody else, and is shown as well as it can be.
+                    errors="backslashreplace",
                 )
             except OSError as error:
                 raise CoordinatorError(f"no process for the store: {error}") from error
@@ -129,14 +131,28 @@ def _answer(process: subprocess.Popen[str], said: str) -> Any:
             process.stdin.write(said)
             process.stdin.close()
         for line in process.stdout:
-            found = json.loads(line)
-            if "text" in found:
-                logger.log(found["level"], "%s", found["text"])
+            match _said(line):
+                case {"level": int(level), "text": str(text)}:
+                    logger.log(level, "%s", text)
+                case {"answer": _} | {"error": _} as found:
+                    pass
+                case _:
+                    # Of a library or a hook of Python's start: no reason to give up what was asked for.
+                    logger.warning(
+                        "[COORDINATOR] the process for the store wrote: %s", line.rstrip()
+                    )
     if "error" in found:
         raise CoordinatorError(found["error"])
     if "answer" not in found:
         raise CoordinatorError(f"the process for the store ended with code {process.returncode}")
     return found["answer"]
+
+
+def _said(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
 
 
 def said_of(settings: Settings) -> dict[str, Any]:
