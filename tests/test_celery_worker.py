@@ -13,7 +13,7 @@ from celery.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
 from celery.schedules import schedule
 from kombu.entity import Exchange
 
-from coordinator.running.context import WORKER_ID
+from coordinator.family import WORKER_MARK
 from tests import celery_app
 from tests.helpers import eventually, running
 
@@ -92,7 +92,7 @@ def test_a_soft_limit_that_falls_into_claim_or_finish_loses_no_run(
     ledger, task = alone.work_queue.ledger, alone.task("play")
     alone.work_queue.ensure_open()
     ledger.renew("nobody", ["work"], 1, register=True)
-    monkeypatch.setenv(WORKER_ID, "nobody")
+    monkeypatch.setenv(WORKER_MARK, "nobody")
     result = alone.play(["give", 7])
     headers = json.loads(alone.redis.rpop("work"))["headers"]
     real, interruptions = getattr(ledger, verb), [1]

@@ -10,13 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coordinator.errors import JobStopped, LedgerClosed, LedgerUnavailable
+from coordinator.family import WORKER_MARK
 from coordinator.jobs import Job, Result
 from coordinator.ledger import Ledger
 
 logger = logging.getLogger("coordinator")
-
-#: The worker this process belongs to; set by the worker's main process before it starts its pool.
-WORKER_ID = "COORDINATOR_WORKER_ID"
 
 #: Progress is written at most this often, in seconds.
 PROGRESS_INTERVAL = 0.2
@@ -153,4 +151,4 @@ def get_job_logger(name: str) -> logging.Logger:
 
 def worker_id() -> str:
     """Return the id of the worker this process belongs to, or "" outside one."""
-    return os.environ.get(WORKER_ID, "")
+    return os.environ.get(WORKER_MARK, "")

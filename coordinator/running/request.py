@@ -16,12 +16,11 @@ from celery.worker import state
 from celery.worker.request import Request as CeleryRequest
 
 from coordinator.errors import CoordinatorError
-from coordinator.family import PROCESS_MARK, end, member, remains
+from coordinator.family import PROCESS_MARK, WORKER_MARK, end, member, remains
 from coordinator.ledger import Ledger
 from coordinator.messages.needs import limit_of
 from coordinator.messages.transport import OPTIONS_HEADER, STANDBY_HEADER, TOKEN_HEADER
 from coordinator.running.begun import has_begun
-from coordinator.running.context import WORKER_ID
 
 logger = logging.getLogger("coordinator")
 
@@ -207,4 +206,4 @@ def _reason(exc: BaseException) -> str:
 
 def process_mark(pid: int) -> str:
     """Return what a process of the pool, and all it starts, carry in their environment."""
-    return f"{os.environ.get(WORKER_ID, '')}/{pid}"
+    return f"{os.environ.get(WORKER_MARK, '')}/{pid}"

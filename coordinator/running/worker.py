@@ -15,12 +15,11 @@ from celery import Celery, bootsteps, signals
 from celery.worker import state
 
 from coordinator.errors import CoordinatorError
-from coordinator.family import PROCESS_MARK
+from coordinator.family import PROCESS_MARK, WORKER_MARK
 from coordinator.recovery.errands import Errands
 from coordinator.recovery.roster import Enrolment
 from coordinator.running import begun
 from coordinator.running.children import follow_exits, spare_assigned
-from coordinator.running.context import WORKER_ID
 from coordinator.running.renewal import Renewal
 from coordinator.running.request import DROPPED, IN_HAND, process_mark
 from coordinator.running.sharing import keep_shared
@@ -41,7 +40,7 @@ class LeaseStep(bootsteps.StartStopStep):
         self.renewal: Renewal | None = None
         self.view = WorkerView(controller)
         # Before the pool starts, so that its processes inherit it.
-        os.environ[WORKER_ID] = self.view.id
+        os.environ[WORKER_MARK] = self.view.id
         begun.share()
         keep_shared()
         controller.coordinator_lease = self
