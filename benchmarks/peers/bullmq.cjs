@@ -67,6 +67,13 @@ async function serve(index, slots) {
   for (const model of await redis.smembers("models")) await start(model);
 }
 
+// The models of all workloads, known beforehand: frozen workers could not hear of them.
+const KNOWN = [
+  ...[...Array(10).keys()].map((i) => `m${i}`),
+  "busy0",
+  ...[...Array(50).keys()].map((i) => `free${i}`),
+];
+
 // Of the producer alone.
 const shared = role === "producer" ? connection() : null;
 const queues = new Map();
@@ -83,7 +90,6 @@ async function queueOf(model) {
 async function announce(models) {
   const workers = fs.readdirSync(path.join(FOLDER, "ready")).length;
   for (const model of models) {
-    if (queues.has(model)) continue;
     await queueOf(model);
     await shared.sadd("models", model);
     await shared.publish("models", model);
@@ -123,7 +129,7 @@ async function submit(queue, batch) {
   const modelOf = (i) => `${batch.prefix}${i % batch.models}`;
   if (QUEUE_PER_MODEL) {
     const count = Math.min(batch.models, batch.count);
-    await announce([...Array(count).keys()].map(modelOf));
+    await announce([...KNOWN, ...[...Array(count).keys()].map(modelOf)].filter((m) => !queues.has(m)));
   }
   const starts = [];
   const took = [];

@@ -109,8 +109,8 @@ WORKLOAD = Workload(
     "Blocked backlog behind one busy model",
     "One job holds a model (4 worker processes, so 3 are free) and so many jobs of that model wait; then 50 "
     "jobs of free models are submitted 100 ms apart. Latency from the `delay()` call to the start of the "
-    "body; ratio to the same system with nothing blocked. Idle CPU in percent of one core over 20 s before "
-    "the probes, 75 s after the last submission (the reaper compares new rows for a minute). Bytes: growth of "
+    "body; ratio to the same system with nothing blocked. Idle CPU in percent of one core for `idle` "
+    "seconds, `settle` seconds after the last submission (the reaper compares new rows for a minute). Bytes: growth of "
     "Redis's `used_memory` per blocked job.",
     cases,
     (
