@@ -8,6 +8,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -246,8 +247,12 @@ def _delays(value: object) -> tuple[float, ...]:
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
+    if isinstance(value, str):
+        # From the environment. What is no JSON either is told like anything else that is no mapping.
+        with suppress(ValueError):
+            value = json.loads(value)
     if not isinstance(value, Mapping):
-        raise ValueError("a mapping")
+        raise ValueError("a mapping (in the environment as JSON)")
     return value
 
 
@@ -257,7 +262,9 @@ def _numbers(low: int) -> Callable[[object], dict[str, int]]:
         try:
             return {check_name("name", name): whole(item) for name, item in _mapping(value).items()}
         except ValueError:
-            raise ValueError(f"a mapping of names to whole numbers from {low}") from None
+            raise ValueError(
+                f"a mapping of names to whole numbers from {low} (in the environment as JSON)"
+            ) from None
 
     return parse
 

@@ -218,8 +218,9 @@ def test_the_reference_of_python_is_what_the_code_says() -> None:
     documented = python.reference()
     for name in coordinator.__all__:
         assert name == "WorkQueue" or f"### `{name}" in documented, name
-    for name in python.methods():
-        assert inspect.getdoc(getattr(coordinator.WorkQueue, name)), name
+    for cls in (coordinator.WorkQueue, *(cls for _, cls in python.HELD.values())):
+        for name in python.methods(cls):
+            assert inspect.getdoc(getattr(cls, name)), name
 
 
 def anchors(page: Path) -> set[str]:

@@ -137,6 +137,10 @@ def test_an_installation_without_its_parts_answers_too() -> None:
     queue = WorkQueue(load({}, environ))
     queue.ledger.patience = 0.1
     assert not queue.get_liveness().ok
+    # A worker that waits for Redis must not be restarted for it.
+    worker = queue.get_liveness("w")
+    assert worker.ok
+    assert [(one.name, one.ok) for one in worker.checks] == [("redis", False), ("worker", True)]
     ready = queue.get_readiness()
     assert [one.name for one in ready.checks if not one.ok] == ["redis", "database"]
     report = queue.health_check()

@@ -59,6 +59,21 @@ def test_an_empty_variable_and_none_count_as_unset() -> None:
     assert unset == load({}, {})
 
 
+def test_mappings_come_from_the_environment_as_json() -> None:
+    environ = {
+        "COORDINATOR_LIMITS": '{"model:ranker": 2}',
+        "COORDINATOR_JOB_TYPES": '{"train": "shop.train"}',
+        "COORDINATOR_QUEUES": '{"gpu": {"workers": 2}}',
+        "COORDINATOR_WEIGHTS": "acme=3",
+    }
+    with pytest.raises(InvalidSetting, match=r"COORDINATOR_WEIGHTS.*as JSON"):
+        load({}, environ)
+    settings = load({}, {**environ, "COORDINATOR_WEIGHTS": '{"acme": 3}'})
+    assert (settings.limits, settings.weights) == ({"model:ranker": 2}, {"acme": 3})
+    assert settings.job_types == {"train": "shop.train"}
+    assert settings.queues["gpu"].workers == 2
+
+
 def test_timeouts_come_from_the_environment_per_queue() -> None:
     environ = {"COORDINATOR_TRAINING_TIMEOUT": "60", "COORDINATOR_GPU_TIMEOUT": "1.5"}
     settings = load({"coordinator_queues": {"gpu": {"workers": 2}}}, environ)

@@ -15,7 +15,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from celery import Celery
 
+from coordinator.application import coordinate
+from coordinator.cli.installation import Installation
 from coordinator.embedded import Embedded
 from coordinator.errors import CoordinatorError, InvalidValue, Refused
 from coordinator.machine.processes import Processes, socket_path, tail
@@ -362,3 +365,28 @@ def test_flowers_port_is_free_and_its_password_kept(
     assert flower_login(tmp_path).credentials == login.credentials
     monkeypatch.setenv("FLOWER_BASIC_AUTH", "me:mine")
     assert flower_login(tmp_path).credentials is None
+
+
+def test_an_app_that_has_a_broker_is_run_without_a_redis_of_its_own(tmp_path: Path) -> None:
+    app = Celery("shop", broker="redis://127.0.0.1:1/0", set_as_current=False)
+    app.conf.coordinator_data_dir = str(tmp_path)
+    coordinate(app)
+    settings = Installation("shop", app).settings
+    assert (settings.redis_url, settings.embedded) == ("redis://127.0.0.1:1/0", False)
+    assert "redis" not in [one.name for one in plan(settings, "shop", tmp_path, None, None)]
+
+
+@pytest.mark.parametrize(("configured", "seconds"), [(None, "6"), (2.5, "2.5"), (60.0, "6")])
+def test_a_worker_that_is_told_to_stop_gives_back_before_it_is_killed(
+    configured: float | None, seconds: str, tmp_path: Path
+) -> None:
+    queues = {"work": QueueSettings(workers=2)}
+    url = "redis://127.0.0.1:1/0"
+    settings = Settings(redis_url=url, queues=queues, shutdown_seconds=configured)
+    programs = plan(settings, "shop", tmp_path, None)
+    given = {
+        one.environment.get("COORDINATOR_SHUTDOWN_SECONDS")
+        for one in programs
+        if "worker-" in one.name
+    }
+    assert given == {seconds}

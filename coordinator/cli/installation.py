@@ -113,7 +113,7 @@ class Installation:
 
     @property
     def settings(self) -> Settings:
-        """The settings of the app.
+        """The settings of the app; those of a coordinated one know its broker, where the ledger is.
 
         Raises:
             InvalidSetting: one is wrong.
@@ -122,7 +122,11 @@ class Installation:
         """
         from coordinator.settings import load
 
-        return load(self.app.conf)
+        coordination = getattr(self.app, "coordination", None)
+        if coordination is None:
+            return load(self.app.conf)
+        settings: Settings = coordination.settings
+        return settings
 
 
 def _is_here(name: str) -> bool:

@@ -16,7 +16,8 @@ def command(installation: Installation, name: str, as_json: bool) -> None:
     """Restart a process of `coordinator up` without losing jobs.
 
     NAME is a process (worker-training, beat, flower, redis), a queue, `worker` for all workers one
-    after the other, or `populator` for the worker it runs in.
+    after the other, or `populator` for the worker it runs in. What a worker has not done after six seconds goes
+    back to waiting and runs again; that counts no attempt.
     """
     from coordinator.machine.processes import Processes
 

@@ -19,9 +19,10 @@ from coordinator.flower import kept_login
 from coordinator.machine import launch
 from coordinator.settings import QueueSettings, Settings
 
-#: Seconds a worker has to finish what it runs when it is told to stop. What is not done by then is
-#: killed and goes back to waiting: a day-long training must not keep ``up`` from ending.
-WORKER_STOP_SECONDS = 10
+#: Seconds a worker has to finish what it runs when it is told to stop, and after how many of them it gives back
+#: what is not done, which counts no attempt: a day-long training must not keep ``up`` from ending. What does not
+#: end then either is killed.
+WORKER_STOP_SECONDS, GIVE_BACK_SECONDS = 10, 6
 REDIS_STOP_SECONDS = 20
 
 REDIS, WORKERS, BEAT, FLOWER, WEB = "redis", "worker-", "beat", "flower", "web"
@@ -155,7 +156,7 @@ def plan(
     celery = (sys.executable, "-m", "celery", "-A", app)
     for queue, options in settings.queues.items():
         if options.workers:
-            programs.append(_worker(celery, queue, options.workers))
+            programs.append(_worker(celery, queue, options.workers, settings.shutdown_seconds))
     schedule = str(data_dir / "beat-schedule")
     programs.append(Program(BEAT, (*celery, "beat", "-s", schedule, "--pidfile=", "-l", "INFO")))
     if flower:
@@ -174,15 +175,21 @@ def plan(
     return programs
 
 
-def _worker(celery: tuple[str, ...], queue: str, slots: int) -> Program:
+def _worker(
+    celery: tuple[str, ...], queue: str, slots: int, shutdown_seconds: float | None
+) -> Program:
     name = _program_name(queue)
+    seconds = GIVE_BACK_SECONDS if shutdown_seconds is None else shutdown_seconds
     options = ("-Q", queue, "-n", f"{name}@%h", "-c", str(slots))
     # Gossip and mingle talk to every other worker at each start and reconnect, for nothing we use.
     quiet = ("--without-gossip", "--without-mingle", "-E", "-l", "INFO")
     # Orphaned, it is told to stop cold: nobody is left to end a worker that waits for a day-long
     # job.
     return Program(
-        f"{WORKERS}{name}", (*celery, "worker", *options, *quiet), orphan_signal="SIGQUIT"
+        f"{WORKERS}{name}",
+        (*celery, "worker", *options, *quiet),
+        orphan_signal="SIGQUIT",
+        environment={"COORDINATOR_SHUTDOWN_SECONDS": f"{min(seconds, GIVE_BACK_SECONDS):g}"},
     )
 
 

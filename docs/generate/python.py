@@ -9,6 +9,8 @@ from dataclasses import is_dataclass
 from typing import Any
 
 import coordinator
+from coordinator.operations.job_coordinator import JobCoordinator
+from coordinator.populator.controller import QueuePopulator
 from coordinator.work_queue import WorkQueue
 from docs.generate import FOLDER
 
@@ -38,7 +40,17 @@ GROUPS = {
         "Wish",
         "JobReaper",
         "JobReaperConfig",
+        "Selection",
+        "BulkOptions",
+        "Bulk",
     ),
+}
+
+#: Objects that are got or made as shown, with the classes whose methods are listed.
+HELD = {
+    "The job coordinator": ("get_job_coordinator()", JobCoordinator),
+    "The populator": ("get_queue_populator()", QueuePopulator),
+    "The reaper": ("JobReaper.get_instance()", coordinator.JobReaper),
 }
 
 #: Methods of the work queue that the coordinator's own parts call.
@@ -82,17 +94,20 @@ def reference() -> str:
         parts.append(f"## {heading}\n")
         parts += [entry(name, getattr(coordinator, name)) for name in names]
     parts.append("## The work queue\n")
-    parts += [entry(name, getattr(WorkQueue, name), "queue.") for name in methods()]
+    parts += [entry(name, getattr(WorkQueue, name), "queue.") for name in methods(WorkQueue)]
+    for heading, (shown, cls) in HELD.items():
+        parts.append(f"## {heading}\n")
+        parts += [entry(name, getattr(cls, name), f"{shown}.") for name in methods(cls)]
     parts.append("## Errors\n")
     rest = [name for name in coordinator.__all__ if name not in named]
     parts += [entry(name, getattr(coordinator, name)) for name in sorted(rest)]
     return "\n".join(parts)
 
 
-def methods() -> Iterator[str]:
-    """Yield the names of the work queue's methods that are for others."""
-    for name in sorted(set(dir(WorkQueue)) - OWN):
-        if not name.startswith("_") and callable(getattr(WorkQueue, name)):
+def methods(cls: type) -> Iterator[str]:
+    """Yield the names of a class's methods that are for others."""
+    for name in sorted(set(dir(cls)) - OWN):
+        if not name.startswith("_") and callable(getattr(cls, name)):
             yield name
 
 
