@@ -148,7 +148,7 @@ class Deliverer:
         """Write one result; safe to repeat.
 
         Args:
-            event: a ``canceled`` or ``unprocessable`` event with ``undelivered_result``.
+            event: a ``canceled``, ``unprocessable`` or ``failed`` event with ``undelivered_result``.
             row: the job's row in the store; without one only the state can be told.
         """
         request = self._request(event.job_id, row)

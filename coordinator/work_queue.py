@@ -72,7 +72,21 @@ class WorkQueue(Operators, Alerts, Executions, Repairs, Observations):
         self._known_queues: set[str] = set()
 
     def submit(self, job: Job, inside: bool = False) -> Admission:
-        """Accept one job; see ``submit_all``."""
+        """Accept one job that was built by hand; applications call ``task.delay()``, which ends here.
+
+        Args:
+            job: the job.
+            inside: whether a running job submits it, which must go on although the database is down.
+
+        Returns:
+            What became of it; a known id is accepted again and changes nothing.
+
+        Raises:
+            InvalidValue: a need that could never be met; nothing was written.
+            StoreUnavailable: durability is ``database`` and the database is down; nothing was accepted.
+            LedgerUnavailable: durability is ``redis`` and Redis is down; nothing was accepted.
+            LedgerFull: Redis is nearly full; nothing was accepted (never raised for ``inside``).
+        """
         return self.submit_all([job], inside)[0]
 
     def submit_all(self, jobs: Sequence[Job], inside: bool = False) -> list[Admission]:
@@ -231,9 +245,17 @@ class WorkQueue(Operators, Alerts, Executions, Repairs, Observations):
             # The first call after Redis was empty or restarted; else somebody restores already.
             deadline = time.monotonic() + self.ledger.patience
             pause = threading.Event()
-            while not self.ensure_open() and time.monotonic() < deadline:
+            while not self._is_open() and time.monotonic() < deadline:
                 pause.wait(0.05)
             return self.ledger.submit(jobs, rows, insist)
+
+    def _is_open(self) -> bool:
+        try:
+            return self.ensure_open()
+        except StoreUnavailable as error:
+            # Told as a closed ledger: rows that are stored are accepted, and must not be sent once more.
+            logger.warning("[COORDINATOR] the ledger stays closed for now: %s", error)
+            return False
 
     # -- the run of a job ----------------------------------------------------------------------------
 

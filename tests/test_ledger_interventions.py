@@ -91,6 +91,15 @@ def test_what_is_removed_by_force_frees_its_model_at_once_and_its_run_is_refused
     verify(at.ledger)
 
 
+def test_a_removal_whose_reply_was_lost_may_be_repeated(at: Driver) -> None:
+    at.work()
+    at.submit("a", "m")
+    at.start("a")
+    answers = [at.ledger.run("remove", "a", "hangs", "ann", "nonce") for _ in range(2)]
+    assert [one["answer"] for one in answers] == ["done", "done"]
+    assert at.ledger.run("remove", "a", "hangs", "ann", "another")["answer"] == "ended"
+
+
 def test_resubmit_before_and_after_its_end_was_recorded(at: Driver) -> None:
     at.work()
     ended(at, "early")

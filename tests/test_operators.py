@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from coordinator.errors import InvalidValue, Refused, UnknownJob
+from coordinator.errors import InvalidValue, Refused, StoreUnavailable, UnknownJob
 from coordinator.messages.message import opened
 from coordinator.operations.bulk import Bulk
 from coordinator.recovery.recorder import NAME as RECORDER
@@ -154,6 +154,40 @@ def test_stuck_jobs_are_released_failed_or_removed(desk: Desk) -> None:
     assert desk.queue.remove_job(waits) == "canceled"
     with pytest.raises(Refused, match="it is canceled"):
         desk.queue.remove_job(waits)
+
+
+def test_a_job_that_begins_while_it_is_removed_is_removed_by_force(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = desk.send("m")
+    remove, answers = desk.ledger.remove, []
+
+    def begins(*arguments: str) -> dict[str, Any]:
+        answers.append(remove(*arguments))
+        if len(answers) == 1:
+            desk.start(job_id)
+        return answers[-1]
+
+    monkeypatch.setattr(desk.ledger, "remove", begins)
+    assert desk.queue.remove_job(job_id) == "canceled"
+    assert [one["answer"] for one in answers] == ["idle", "done"]
+
+
+def test_a_job_is_accepted_though_the_database_goes_away_while_the_ledger_is_opened(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.ledger.redis.flushall()
+
+    def away() -> bool:
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(desk.ledger, "patience", 0.2)
+    monkeypatch.setattr(desk.queue, "ensure_open", away)
+    job_id = desk.send("m")
+    assert desk.queue.store.job(job_id) is not None
+    monkeypatch.undo()
+    desk.queue.wait_until_open()
+    assert desk.state(job_id) != "gone"
 
 
 def test_progress_is_what_makes_a_job_not_stuck(desk: Desk) -> None:

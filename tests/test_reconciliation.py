@@ -108,6 +108,23 @@ def test_old_rows_are_found_in_turn(site: Site, monkeypatch: pytest.MonkeyPatch)
     assert [site.reconciler.enter_unknown() for _ in range(4)] == [2, 2, 1, 0]
 
 
+def test_rows_that_were_just_written_outlive_a_wipe_of_redis(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.ledger.submit([site.job("a")])
+    site.lose_events()
+    insert = site.store.insert
+
+    def wiped(jobs: list[Job]) -> set[str]:
+        new = insert(jobs)
+        site.ledger.redis.flushall()
+        return new
+
+    monkeypatch.setattr(site.store, "insert", wiped)
+    site.reconciler.write_rows()
+    assert site.store.known(["a"]) == {"a"}, "the last that is left of it"
+
+
 def test_a_job_without_a_row_gets_one(site: Site) -> None:
     site.ledger.submit([site.job("a"), site.job("b")])
     assert site.reconciler.write_rows() == 0, "its submission is not recorded yet"

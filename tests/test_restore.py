@@ -388,8 +388,10 @@ def test_machines_of_one_name_are_told_apart() -> None:
 def test_limits_and_holds_of_operators_are_back(
     at: Installation, redis_client: redis.Redis
 ) -> None:
-    at.store.set_setting("limit", "model:m", 3, by="me")
-    at.store.set_setting("hold", "queue:q", by="me", reason="repairs")
+    assert at.restorer().ensure_open()
+    at.ledger.limit("model:m", 3, "me")
+    at.ledger.hold("queue:q", "me", "repairs")
+    at.settle()
     redis_client.flushall()
     assert at.restorer().ensure_open()
     assert at.ledger.holds()["queue:q"]["reason"] == "repairs"

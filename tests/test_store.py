@@ -116,6 +116,7 @@ def histories(draw: st.DrawFn) -> tuple[list[Job], list[Event]]:
         job(f"j{number}", *("m", "n")[: number % 3]) for number in range(draw(st.integers(1, 3)))
     ]
     states: dict[str, tuple[State, int]] = {}
+    runs: dict[str, dict[str, str]] = {}
     for step in range(draw(st.integers(1, 14))):
         chosen = draw(st.sampled_from(jobs))
         if chosen.job_id not in states:
@@ -138,7 +139,10 @@ def histories(draw: st.DrawFn) -> tuple[list[Job], list[Event]]:
         if after in (State.DISPATCHED, State.RUNNING):
             data["token"] = str(step + 1)
         if verb is Verb.STARTED:
+            runs[chosen.job_id] = {"worker": f"w{step}", "token": str(step + 1)}
             data |= {"worker": f"w{step}", "attempts": step}
+        if verb is Verb.STOPPING:
+            data |= runs[chosen.job_id]
         if verb is Verb.EXPIRED:
             data |= {"losses": step}
         if verb in (Verb.RETRIED, Verb.REPLACED) and after is not State.COMPLETED:
@@ -651,25 +655,6 @@ class StoreContract:
         assert sorted(opened) == list(range(1, 21))
         assert store.epoch() == 20
 
-    def test_operator_settings_are_kept_replaced_and_dropped(self, store: Store) -> None:
-        store.set_setting("hold", "queue:selfplay", by="ann", reason="repair", at_ms=5)
-        store.set_setting("limit", "model:m", 2, by="ann", until_ms=NOW, at_ms=5)
-        store.set_setting("limit", "model:m", {"n": 3}, by="bob", until_ms=NOW, at_ms=6)
-        store.set_setting("weight", "org:q/a", 1.5, by="bob", at_ms=6)
-        found = store.settings(at_ms=NOW - 1)
-        assert [(item.kind, item.value, item.by, item.until_ms) for item in found] == [
-            ("hold", None, "ann", 0),
-            ("limit", {"n": 3}, "bob", NOW),
-            ("weight", 1.5, "bob", 0),
-        ]
-        assert [item.kind for item in store.settings(at_ms=NOW)] == ["hold", "weight"], (
-            "it has ended"
-        )
-        assert store.drop_setting("hold", "queue:selfplay")
-        assert not store.drop_setting("hold", "queue:selfplay")
-        with pytest.raises(InvalidValue, match="did you mean 'limit'"):
-            store.set_setting("limits", "model:m", by="ann")
-
     def test_what_operators_set_is_kept_from_the_events(self, store: Store) -> None:
         stream = Stream()
         hold = {"resource": "queue:q", "by": "ann", "reason": "repair"}
@@ -691,6 +676,7 @@ class StoreContract:
             ("limit", "model:m", 3, "bob"),
         ]
         assert (found[0].reason, found[0].until_ms) == ("repair", NOW + DAY)
+        assert [item.kind for item in store.settings(at_ms=NOW + DAY)] == ["limit"], "it has ended"
         log = store.audit(event="limit_set", limit=1)[0]
         assert (log["who"], log["before"], log["after"]) == ("bob", "2", "3")
         paused = store.audit(event="paused", resource="queue:q")[0]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.errors import StoreUnavailable
+from coordinator.errors import LedgerClosed, StoreUnavailable
 from coordinator.jobs import Event, Job
 from coordinator.ledger import Ledger
 from coordinator.recovery.roster import Enrolment, Roster, versions
@@ -158,6 +158,20 @@ def test_a_worker_that_cannot_enrol_waits_until_a_restore_waits_for_anybody() ->
     alone._alone_at = 0.0
     assert alone.may_fetch
     assert not alone.enrolled
+
+
+def test_settings_that_could_not_be_brought_at_the_start_are_brought_later() -> None:
+    tries: list[str] = []
+
+    def configure() -> None:
+        tries.append("configure")
+        if len(tries) < 3:
+            raise LedgerClosed("not yet")
+
+    enrolment = Enrolment(lambda: tries.append("enrol"), configure)
+    enrolment.start()
+    eventually(lambda: not enrolment.is_alive(), 10)
+    assert tries == ["enrol", "configure", "configure"]
 
 
 def test_versions_name_what_a_worker_runs_on() -> None:

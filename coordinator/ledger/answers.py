@@ -125,7 +125,7 @@ class Renewal:
 
     Attributes:
         answer: ``ok``, or ``expired``: the worker has lost all its jobs.
-        stop: running jobs that must end, with ``cancel`` or ``release``.
+        stop: running jobs that must end, with ``cancel``, ``release`` or ``fail``.
         lost: jobs the worker reported that are not, or no longer, its own.
         lease_ms: length of the lease.
         silent: milliseconds without a sign of life, by job, from a second on.

@@ -20,7 +20,7 @@ class Interventions(Scripts):
 
     def remove(self, job_id: str, reason: str, by: str) -> dict[str, Any]:
         """Take a running job out before its death is confirmed; see ``lua/remove.lua``."""
-        return dict(self.run("remove", job_id, reason, by))
+        return dict(self.run("remove", job_id, reason, by, secrets.token_hex(8)))
 
     def resubmit(
         self,

@@ -90,10 +90,11 @@ class Jobs(Scripts):
         )
 
     def _await_turn(self, token: int, seconds: float) -> str | None:
-        connection = self._fresh() or self.pool.get_connection()
-        with reaching(), self._lent(connection):
-            connection.send_command("BLPOP", f"{self.prefix}turn:{token}", seconds)
-            found = connection.read_response()
+        with reaching():
+            connection = self._fresh() or self.pool.get_connection()
+            with self._lent(connection):
+                connection.send_command("BLPOP", f"{self.prefix}turn:{token}", seconds)
+                found = connection.read_response()
         return str(found[1]) if found else None
 
     def finish(
@@ -141,9 +142,17 @@ class Jobs(Scripts):
                 self.run("bring", *answer["granted"], patience=0)
         return Finish(answer["answer"], answer.get("state"), tuple(answer.get("started") or ()))
 
-    def undeliver(self, job_id: str, token: int, reason: str, end: bool = False) -> bool:
+    def undeliver(
+        self,
+        job_id: str,
+        token: int,
+        reason: str,
+        end: bool = False,
+        patience: float | None = None,
+    ) -> bool:
         """Take back a dispatched job that its worker will not run; ``end`` cancels it instead."""
-        answer = self.run("undeliver", job_id, token, reason, "canceled" if end else "")
+        verb = "canceled" if end else ""
+        answer = self.run("undeliver", job_id, token, reason, verb, patience=patience)
         return bool(answer["answer"] == "done")
 
     def cancel(self, job_id: str, reason: str, by: str, kind: str = "cancel") -> dict[str, Any]:
@@ -170,7 +179,7 @@ class Jobs(Scripts):
         progress: dict[str, Any] | None,
         patience: float | None = None,
     ) -> str | None:
-        """Record progress; returns ``cancel``, ``release`` or ``stale`` when the run has to stop."""
+        """Record progress; returns ``cancel``, ``release``, ``fail`` or ``stale`` when the run has to stop."""
         text = "" if progress is None else json.dumps(progress)
         answer = self.run("progress", job_id, token, text, patience=patience)
         return "stale" if answer["answer"] == "stale" else answer.get("stop")

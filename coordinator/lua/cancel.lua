@@ -21,13 +21,14 @@ elseif kind == 'withdraw' and (job.state == 'running' or job.state == 'stopping'
 elseif job.state == 'stopping' then
   -- What ends it for good counts more than a release, and a cancel more than all.
   if job.stop ~= kind and (kind == 'cancel' or job.stop == 'release') then
-    data.stop = kind
+    data.stop, data.worker, data.token = kind, job.worker, job.token
     move(job, 'stopping', 'stopping', {stop = kind, stop_reason = data.reason, stop_by = data.by}, data)
   end
   return cjson.encode({answer = 'stopping', state = job.state, worker = job.worker})
 elseif job.state == 'running' then
-  -- Into the log, where a restore finds it: a release that came back as a cancel would be a job lost.
-  data.stop = kind
+  -- Into the log, where a restore finds it: a release that came back as a cancel would be a job lost. Whose run it is
+  -- goes with it: the event must make sense to a store that has not seen the start.
+  data.stop, data.worker, data.token = kind, job.worker, job.token
   move(job, 'stopping', 'stopping', {stop = kind, stop_reason = data.reason, stop_by = data.by}, data)
   return cjson.encode({answer = 'stopping', state = job.state, worker = job.worker})
 elseif kind == 'release' or kind == 'fail' then

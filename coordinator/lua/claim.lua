@@ -4,8 +4,8 @@
 --
 -- ARGV[2..] job id, token, nonce of this claim, worker, whether its process can stand by: "first" (yes), "last" (it
 --           has), "" (no)
--- Answers {answer = granted, attempts, retries, losses, models...} | stale | held | no-worker | standby, seconds: its
--- unit is another's; who has waited for so long at turn:<token>, where a grant may come, claims again
+-- Answers {answer = granted, attempts, losses, held: the resources it needs, in their order} | stale | held | no-worker |
+-- standby, seconds: its unit is another's; who has waited for so long at turn:<token>, where a grant may come, claims again
 local id, token, nonce, worker, process = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local job = read(id)
 local function refused(answer)

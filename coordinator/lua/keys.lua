@@ -35,6 +35,8 @@
 --   pools             hash    queues consumed together, joined by " " -> slots of their live workers
 --   pool_workers      hash    the same -> number of these workers
 --   running:<pool>    set     running jobs of the workers of a pool
+--   awaited           set     workers that have to report before a restored ledger opens
+--   restored          set     resources of restored jobs, to be woken when it opens
 --   wide              zset    waiting jobs of several models, by sequence
 --   standby           hash    resource -> the job that waits in a process for its one unit
 --   turn:<token>      list    the grant of a job that stands by

@@ -1,7 +1,7 @@
 -- Records the progress of a running job and tells it whether it has to stop. Each call is a sign of life.
 --
 -- ARGV[2..] job id, token, progress (JSON, or "" to ask only)
--- Answers {answer = ok | stale, stop = cancel | release}
+-- Answers {answer = ok | stale, stop = cancel | release | fail}
 local fields = call('HMGET', P .. 'job:' .. ARGV[2], 'token', 'state', 'stop')
 if fields[1] ~= ARGV[3] or (fields[2] ~= 'running' and fields[2] ~= 'stopping') then
   -- While the ledger is restored, its worker's renewal has yet to bring the run back.

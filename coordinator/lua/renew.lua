@@ -45,8 +45,14 @@ for _, id in ipairs(joins and call('SMEMBERS', key .. ':jobs') or {}) do
   if known[1] then
     remove('running:' .. known[1], id)
   end
-  add('running:' .. queues, id)
-  set(read(id), {pool = queues})
+  local job = read(id)
+  if job then
+    add('running:' .. queues, id)
+    set(job, {pool = queues})
+  else
+    -- Of a damaged ledger: an error here would cost the worker its lease, and all its jobs with it.
+    call('SREM', key .. ':jobs', id)
+  end
 end
 
 -- Makes what the worker has in hand running again, if no later run is known.

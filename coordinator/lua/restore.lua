@@ -37,7 +37,6 @@ for i = 5, #ARGV, 19 do
     bury(job, state, ARGV[i + 9], ARGV[i + 17])
   else
     local due, expires = tonumber(ARGV[i + 7]), tonumber(ARGV[i + 8])
-    local over = state == 'replaced' and 'completed' or state
     local fields = {queue = queue, class = job.class, task = job.task, sequence = job.sequence,
       max_retries = ARGV[i + 9], retries = ARGV[i + 10], attempts = ARGV[i + 13], losses = ARGV[i + 14],
       owner = ARGV[i + 5]}

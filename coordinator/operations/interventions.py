@@ -45,6 +45,8 @@ class Interventions(Records):
             if answer["answer"] == "active":
                 # The reaper entered it, or somebody resubmitted it, between the two.
                 answer = self.ledger.cancel(job_id, why, author)
+                if answer["answer"] in ("gone", "ended"):
+                    raise Refused(f"job {job_id} has ended meanwhile: look again")
         return "stopping" if answer["answer"] == "stopping" else "canceled"
 
     def release_job(self, job_id: str, reason: str | None = None, by: str | None = None) -> str:
@@ -106,6 +108,9 @@ class Interventions(Records):
         answer = self.ledger.remove(job_id, why, author)
         if answer["answer"] == "idle":
             answer = self.ledger.cancel(job_id, why, author)
+            if answer["answer"] == "stopping":
+                # A worker took it between the two.
+                answer = self.ledger.remove(job_id, why, author)
         if answer["answer"] == "gone":
             stored = self._stored(job_id)
             raise Refused(f"job {job_id} is not under way: it is {stored.state}")

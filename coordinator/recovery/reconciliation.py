@@ -160,12 +160,16 @@ class Reconciler:
 
         Without its row a job would be gone with the next wipe of Redis, and nobody could list it.
         """
+        epoch = self.ledger.epoch()
         self._job, found = unwritten_jobs(self.ledger, self.store, self._job)
         if not found:
             return 0
         new = self.store.insert(found)
         # One that ended meanwhile has no row to run again by.
         over = [job_id for job_id in new if self.ledger.defined(job_id) is None]
+        if self.ledger.epoch() != epoch:
+            # Redis was wiped: the rows are all that is left of these jobs, and the restore goes by them.
+            over = []
         self.store.withdraw(over)
         written = [job for job in found if job.job_id in new and job.job_id not in over]
         if written:

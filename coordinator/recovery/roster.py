@@ -95,11 +95,14 @@ class Enrolment(threading.Thread):
 
     Args:
         enrol: writes the worker's row.
+        configure: brings its settings to the ledger, if that was closed or away when the worker started.
     """
 
-    def __init__(self, enrol: Callable[[], None]) -> None:
+    def __init__(
+        self, enrol: Callable[[], None], configure: Callable[[], None] | None = None
+    ) -> None:
         super().__init__(name="coordinator-enrolment", daemon=True)
-        self.enrol = enrol
+        self.enrol, self.configure = enrol, configure
         self.enrolled = False
         self._alone_at = time.monotonic() + ALONE_SECONDS
         self._over = threading.Event()
@@ -110,22 +113,26 @@ class Enrolment(threading.Thread):
         return self.enrolled or time.monotonic() >= self._alone_at
 
     def run(self) -> None:
+        alone = f"not enrolled, takes work in {ALONE_SECONDS:.0f} s at the latest"
+        self.enrolled = self._done(self.enrol, alone)
+        if self.enrolled and self.configure is not None:
+            self._done(self.configure, "the settings of this worker are not in the ledger yet")
+
+    def _done(self, do: Callable[[], None], trouble: str) -> bool:
+        """Try until it is done; False when the worker stops before."""
         told, pause = False, AGAIN_LEAST
         while not self._over.is_set():
             try:
-                self.enrol()
+                do()
             except CoordinatorError as error:
                 if not told:
-                    logger.warning(
-                        "[COORDINATOR] not enrolled, takes work in %.0f s at the latest: %s",
-                        *(ALONE_SECONDS, error),
-                    )
+                    logger.warning("[COORDINATOR] %s: %s", trouble, error)
                 told = True
                 self._over.wait(pause)
                 pause = min(2 * pause, AGAIN_MOST)
             else:
-                self.enrolled = True
-                return
+                return True
+        return False
 
     def stop(self) -> None:
         """End the thread."""

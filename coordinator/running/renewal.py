@@ -239,8 +239,8 @@ class Renewal(threading.Thread):
 
     def _give_back(self, reason: str, items: Iterable[InHand]) -> None:
         for item in items:
-            answer = self.ledger.run("undeliver", item.id, item.token, reason, "", patience=1)
-            self.worker.forget(item, given_back=answer["answer"] == "done")
+            given_back = self.ledger.undeliver(item.id, item.token, reason, patience=1)
+            self.worker.forget(item, given_back)
 
     def renew(self) -> None:
         """Renew once.

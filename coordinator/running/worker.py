@@ -72,13 +72,17 @@ class LeaseStep(bootsteps.StartStopStep):
             coordination.settings.shutdown_seconds,
             coordination.settings.restart_idle_workers,
         )
-        view = self.view
-        self.enrolment = Enrolment(lambda: errands.enrol(view.id, view.queues(), view.slots()))
+        view, configured = self.view, False
         try:
             if errands.ensure_open():
                 work_queue.configure()
+                configured = True
         except CoordinatorError as error:
             logger.warning("[COORDINATOR] not open yet, the renewal tries on: %s", error)
+        self.enrolment = Enrolment(
+            lambda: errands.enrol(view.id, view.queues(), view.slots()),
+            None if configured else work_queue.configure,
+        )
         self.renewal.start()
         self.enrolment.start()
         signals.worker_shutdown.connect(self._leave, sender=controller, weak=False)
@@ -124,14 +128,13 @@ class FetchStep(bootsteps.StartStopStep):
         qos = consumer.task_consumer.channel.qos
         controller = consumer.controller
 
-        renewal = controller.coordinator_lease.renewal
-        enrolment = controller.coordinator_lease.enrolment
+        lease = controller.coordinator_lease
+        renewal, enrolment, view = lease.renewal, lease.enrolment, lease.view
         renewal.wanted = True
 
         def can_fetch() -> bool:
             if not renewal.armed or not enrolment.may_fetch:
                 return False
-            view = controller.coordinator_lease.view
             if view.draining or view.leaving():
                 return False
             slots = int(controller.max_concurrency or consumer.pool.num_processes or 1)

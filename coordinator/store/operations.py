@@ -8,18 +8,16 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from coordinator.errors import InvalidValue
-from coordinator.schema import SETTING_KINDS
 from coordinator.schema.texts import HELD
 from coordinator.store.database import Database, now_ms
 
 
 @dataclass(frozen=True, slots=True)
 class OperatorSetting:
-    """A limit, hold, override or weight as an operator has set it.
+    """A limit, hold or override as an operator has set it; the recorder keeps it from the events.
 
     Attributes:
-        kind: ``limit``, ``hold``, ``override`` or ``weight``.
+        kind: ``limit``, ``hold`` or ``override``.
         resource: what it is set for.
         value: its JSON value; None for a hold.
         by, reason: who set it, and why.
@@ -38,55 +36,6 @@ class OperatorSetting:
 
 class Operations(Database):
     """The verbs for operator settings, heartbeats and progress."""
-
-    def set_setting(
-        self,
-        kind: str,
-        resource: str,
-        value: Any = None,
-        *,
-        by: str,
-        reason: str = "",
-        until_ms: int = 0,
-        at_ms: int = 0,
-    ) -> OperatorSetting:
-        """Keep a setting for ever, or until its end; it replaces an older one of this kind and resource.
-
-        Args:
-            kind: ``limit``, ``hold``, ``override`` or ``weight``.
-            resource: what it is set for.
-            value: anything that JSON can hold.
-            by, reason: who sets it, and why.
-            until_ms: when it ends (Unix milliseconds); 0 is never.
-            at_ms: when it was set; 0 is now.
-        """
-        if kind not in SETTING_KINDS:
-            raise InvalidValue("kind", kind, "one of " + ", ".join(SETTING_KINDS), SETTING_KINDS)
-        setting = OperatorSetting(
-            kind, resource, value, by, self.redactor.text(reason), until_ms, at_ms or now_ms()
-        )
-        columns = {
-            "value": value,
-            "set_by": by,
-            "reason": setting.reason,
-            "until_at": until_ms or None,
-            "set_at": setting.set_ms,
-        }
-        insert = self.upsert(self.schema.settings).values(kind=kind, resource=resource, **columns)
-        with self.writing() as connection:
-            connection.execute(
-                insert.on_conflict_do_update(index_elements=["kind", "resource"], set_=columns)
-            )
-        return setting
-
-    def drop_setting(self, kind: str, resource: str) -> bool:
-        """Forget a setting; return whether there was one."""
-        table = self.schema.settings
-        with self.writing() as connection:
-            done = connection.execute(
-                sa.delete(table).where(table.c.kind == kind, table.c.resource == resource)
-            )
-            return done.rowcount > 0
 
     def settings(self, at_ms: int = 0) -> list[OperatorSetting]:
         """Return the settings that have not ended, by kind and resource.
