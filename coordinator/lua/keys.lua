@@ -9,7 +9,7 @@
 --   defaults, limits  hash    resource or kind -> limit; configured, and set by an operator; `overrides` are set
 --                             until a time and count more. "weight:<org>"
 --                             there is the weight of the org's turns
---   holds             hash    resource -> JSON {by, reason, at_ms, until_ms}
+--   holds             hash    resource -> JSON {by, reason, at_ms, until_ms, beneath: the hold of before, under panic}
 --   probing           hash    resource -> JSON of the hold that its next run that fails brings back
 --   ends              zset    "hold <resource>" | "override <resource>" by the time it ends
 --   job:<id>          hash    where a job stands and what it holds

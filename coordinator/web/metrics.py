@@ -17,6 +17,6 @@ router = APIRouter(route_class=Guarded, tags=["status"], responses=COMMON)
 )
 @blocking
 def metrics(visit: Viewing) -> Response:
-    """Show all metrics in Prometheus's text format; give it a viewer's token (`bearer_token_file`)."""
+    """Show all metrics in Prometheus's text format; give it a viewer's token (`credentials_file`)."""
     # Not `visit.queue`: it waits for a restore, and what is wrong is to be seen just then.
     return Response(scrape(visit.records), media_type=CONTENT_TYPE)

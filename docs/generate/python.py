@@ -70,6 +70,7 @@ OWN = frozenset(
         "evaluate_alerts",
         "evaluate_panic",
         "finish",
+        "get_instance",
         "ledger",
         "log_started",
         "note_request",
