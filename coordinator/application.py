@@ -12,7 +12,6 @@ from urllib.parse import parse_qs, urlsplit
 
 from celery import Celery, signals
 from celery.app.amqp import AMQP
-from celery.app.control import Control
 from celery.utils.imports import symbol_by_name
 from kombu.connection import Connection
 from kombu.entity import Queue
@@ -30,8 +29,8 @@ from coordinator.messages.steps import planned, step_job
 from coordinator.messages.transport import DELIVERY_HEADERS, OPTIONS_HEADER, Transport
 from coordinator.observer import carried, observe
 from coordinator.registry import Registry
+from coordinator.revoking import own_control
 from coordinator.settings import Settings, check_redis_url, load
-from coordinator.states import RUNNING
 from coordinator.work_queue import WorkQueue, set_work_queue
 from coordinator.workflows import Plan, Workflow
 
@@ -226,27 +225,6 @@ def _is_declared(producer: Any, options: Mapping[str, Any]) -> bool:
     )
 
 
-class CoordinatedControl(Control):
-    """Makes ``revoke`` durable: it also cancels the job, wherever it waits or runs."""
-
-    def revoke(self, task_id: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.app.coordination.settings.observing:
-            return super().revoke(task_id, *args, **kwargs)
-        ledger = self.app.coordination.work_queue.ledger
-        left = []
-        for job_id in [task_id] if isinstance(task_id, str) else list(task_id or ()):
-            job = ledger.job(job_id)
-            running = job is not None and job["state"] in RUNNING
-            stays = job is None or (running and not kwargs.get("terminate"))
-            if stays or ledger.cancel(job_id, "revoked", "celery")["answer"] != "done":
-                left.append(job_id)
-        # Workers remember what is revoked for hours. They need not know of a job that is canceled already,
-        # and would drop it if somebody submits it again.
-        if left or kwargs.get("reply") or task_id is None:
-            return super().revoke(left or task_id, *args, **kwargs)
-        return None
-
-
 def _place(url: str) -> tuple[str, ...]:
     """Return what tells one Redis database from another, however its URL is written."""
     parts = urlsplit(connection_url(url))
@@ -350,9 +328,8 @@ def coordinate(app: Celery) -> Celery:
     app.coordination = coordination
     named = {"coordination": coordination, "__module__": __name__}
     app.amqp_cls = type("CoordinatedAMQP", _bases(CoordinatedAMQP, AMQP, app.amqp_cls), named)
-    app.control_cls = type(
-        "CoordinatedControl", _bases(CoordinatedControl, Control, app.control_cls), named
-    )
+    # By name: Celery loads what controls workers when somebody does, and it takes a tenth of an import.
+    app.control_cls = own_control(app.control_cls)
     from coordinator.task import TaskOptions, TaskRegistry
 
     app.task_cls = type("Task", (TaskOptions, symbol_by_name(app.task_cls)), {"abstract": True})

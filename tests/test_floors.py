@@ -57,6 +57,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "running",
         "messages",
         "registry",
+        "revoking",
         "task",
         "flower_events",
         "maintenance",
