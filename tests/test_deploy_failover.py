@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 import redis
 from redis.backoff import NoBackoff
@@ -102,6 +103,25 @@ def follow(group: Group, proxy: Proxy, over: threading.Event) -> None:
         if port and proxy.target[1] != port:
             proxy.target = ("127.0.0.1", port)
             proxy.cut()
+
+
+def test_a_worker_outlives_a_master_that_becomes_a_replica_for_a_while(
+    open_installation: type[Installation], redis_url: str, tmp_path: Path
+) -> None:
+    site = open_installation(redis_url, tmp_path)
+    with ExitStack() as stack:
+        stack.callback(site.redis.close)
+        worker = stack.enter_context(site.worker(concurrency=1))
+        assert site.get(site.play(["give", 1])) == 1
+        site.redis.execute_command("REPLICAOF", "127.0.0.1", "1")
+        try:
+            # The fetch that was under way is broken off, then each new connection is refused its first write.
+            eventually(lambda: worker.said("Connection to broker lost"), timeout=30)
+            eventually(lambda: worker.said("Trying to reconnect"), timeout=30)
+        finally:
+            site.redis.execute_command("REPLICAOF", "NO", "ONE")
+        assert site.get(site.play(["give", 2])) == 2
+        assert psutil.pid_exists(worker.pid), "the same worker"
 
 
 @pytest.mark.slow

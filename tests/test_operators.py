@@ -176,7 +176,7 @@ def test_a_job_that_begins_while_it_is_removed_is_removed_by_force(
 def test_a_job_is_accepted_though_the_database_goes_away_while_the_ledger_is_opened(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    desk.ledger.redis.flushall()
+    desk.ledger.redis.flushdb()
 
     def away() -> bool:
         raise StoreUnavailable("away")

@@ -13,6 +13,7 @@ from coordinator.work_queue import WorkQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.desk import Desk
     from tests.workers import Installation
@@ -142,7 +143,11 @@ def test_whoever_comes_second_says_who_decides(desk: Desk) -> None:
     assert (done.added, done.error) == (0, "there:2:3 is deciding")
 
 
-def test_jobs_that_were_added_are_told_when_redis_goes_away_at_the_end(desk: Desk) -> None:
+def test_jobs_that_were_added_are_told_when_redis_goes_away_at_the_end(
+    open_desk: type[Desk], open_installation: type[Installation], redis_url: str, tmp_path: Path
+) -> None:
+    # On a Redis of its own: it goes away for all who use it.
+    desk = open_desk(open_installation(redis_url, tmp_path))
     app, redis = desk.installation.app, desk.ledger.redis
 
     def send(one: Wish) -> None:

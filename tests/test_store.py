@@ -116,7 +116,7 @@ def histories(draw: st.DrawFn) -> tuple[list[Job], list[Event]]:
         job(f"j{number}", *("m", "n")[: number % 3]) for number in range(draw(st.integers(1, 3)))
     ]
     states: dict[str, tuple[State, int]] = {}
-    runs: dict[str, dict[str, str]] = {}
+    runs: dict[str, dict[str, Any]] = {}
     for step in range(draw(st.integers(1, 14))):
         chosen = draw(st.sampled_from(jobs))
         if chosen.job_id not in states:
@@ -136,13 +136,7 @@ def histories(draw: st.DrawFn) -> tuple[list[Job], list[Event]]:
             continue
         verb, after = draw(st.sampled_from(moves))
         data = {"state": after.value, "reason": f"step {step}", "by": "somebody"}
-        if after in (State.DISPATCHED, State.RUNNING):
-            data["token"] = str(step + 1)
-        if verb is Verb.STARTED:
-            runs[chosen.job_id] = {"worker": f"w{step}", "token": str(step + 1)}
-            data |= {"worker": f"w{step}", "attempts": step}
-        if verb is Verb.STOPPING:
-            data |= runs[chosen.job_id]
+        data |= of_run(verb, after, step, runs.setdefault(chosen.job_id, {}))
         if verb is Verb.EXPIRED:
             data |= {"losses": step}
         if verb in (Verb.RETRIED, Verb.REPLACED) and after is not State.COMPLETED:
@@ -166,6 +160,16 @@ def histories(draw: st.DrawFn) -> tuple[list[Job], list[Event]]:
             }
             events.append(stream.event("limit_set", "", **resource))
     return jobs, events
+
+
+def of_run(verb: Verb, after: State, step: int, run: dict[str, Any]) -> dict[str, Any]:
+    """Return what an event says of the run it belongs to; ``run`` is the last one of its job."""
+    if verb is Verb.STARTED:
+        run |= {"worker": f"w{step}", "token": str(step + 1)}
+        return {**run, "attempts": step}
+    if after is State.DISPATCHED:
+        return {"token": str(step + 1)}
+    return dict(run) if after in (State.RUNNING, State.STOPPING) else {}
 
 
 def row_of(successor: Job) -> dict[str, Any]:

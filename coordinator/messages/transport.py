@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 
+import redis
 from celery import states
 from kombu.exceptions import ContentDisallowed, DecodeError, KombuError
 from kombu.transport import redis as kombu_redis
@@ -31,6 +32,7 @@ from coordinator.errors import (
     StoreUnavailable,
 )
 from coordinator.jobs import Job
+from coordinator.ledger.absence import is_away
 from coordinator.messages.needs import said
 from coordinator.resources import check_name, needs_of
 from coordinator.running.context import current_job
@@ -248,6 +250,17 @@ class Channel(kombu_redis.Channel):
             params["socket_timeout"] = self.brpop_timeout + SILENCE
         return params
 
+    def _brpop_read(self, **options: Any) -> Any:
+        try:
+            return super()._brpop_read(**options)
+        except redis.ResponseError as error:
+            if not is_away(error):
+                raise
+            # What a master says to those who wait when it becomes a replica. Celery knows it from no lost connection,
+            # and would end the worker with all it runs.
+            self.client.connection.disconnect()
+            raise redis.ConnectionError(str(error)) from error
+
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
         headers = message.get("headers") or {}
         if not headers.get(OPTIONS_HEADER) or not self.coordination.manages(queue):
@@ -373,6 +386,12 @@ class Transport(kombu_redis.Transport):
     coordination: Any = None
     scheme = "redis"
     _client: Any = None
+
+    #: A replica says so to who writes, until another has its address: a worker tries on.
+    connection_errors = (
+        *kombu_redis.Transport.connection_errors,
+        redis.exceptions.ReadOnlyError,
+    )
 
     # Kombu sets the client to None while it collects a broken connection; a channel that still has
     # messages then fails with an AttributeError, which no caller takes for a lost connection, and the
