@@ -227,12 +227,12 @@ class Cluster:
 
     def await_workers(self, names: tuple[str, ...] | None = None, timeout: float = 60) -> None:
         """Wait until these workers (all of them) have a lease."""
-        wanted = {self.processes[name].pid for name in names or (*self.workers, "maintenance")}
+        eventually(lambda: self.present(names or (*self.workers, "maintenance")), timeout)
 
-        def present() -> bool:
-            return wanted <= {int(worker.get("pid", 0)) for worker in self.ledger.workers()}
-
-        eventually(present, timeout)
+    def present(self, names: tuple[str, ...]) -> bool:
+        """Whether these workers have a lease."""
+        wanted = {self.processes[name].pid for name in names}
+        return wanted <= {int(worker.get("pid", 0)) for worker in self.ledger.workers()}
 
     # -- load --------------------------------------------------------------------------------------
 

@@ -51,15 +51,23 @@ def _strike(cluster: Cluster, choice: random.Random, pool: str) -> str:
         _await_run(cluster, name, 1.5 * cluster.lease)
         with cluster.blow("kill"):
             _hit(cluster, name, blow)
-        for each in NAMES:
-            if cluster.processes[each].poll() is not None:
-                _start(cluster, each, pool)
-        cluster.await_workers(NAMES)
+        _await_both(cluster, pool)
     cluster.settle()
     for name in NAMES:
         cluster.kill(name, signal.SIGTERM)
         assert cluster.processes[name].wait(60) == 0
     return ", ".join(blows)
+
+
+def _await_both(cluster: Cluster, pool: str) -> None:
+    def back() -> bool:
+        # Again and again: one that was started a moment before Redis froze is ended later than the other.
+        for name in NAMES:
+            if cluster.processes[name].poll() is not None:
+                _start(cluster, name, pool)
+        return cluster.present(NAMES)
+
+    eventually(back, 60)
 
 
 def _hit(cluster: Cluster, name: str, blow: str) -> None:
